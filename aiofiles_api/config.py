@@ -1,0 +1,212 @@
+"""Frozen settings of one client, read from arguments and environment.
+
+The key is kept in a `Secret`, whose repr is masked: it travels through header mappings and local
+variables of several libraries, any of which may be printed by a debugger or an error reporter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import attrs
+
+from aiofiles_api.errors import ConfigurationError
+from aiofiles_api.retry import RetryPolicy
+
+__all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key"]
+
+ApiKey: TypeAlias = str | Callable[[], Awaitable[str]]
+"""A key, or a callable that is awaited for a fresh one before each request."""
+
+_DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+
+class Secret(str):
+    """A string that goes over the wire as it is and never shows in a repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """Bounds on silence, in seconds, for each attempt; `None` means no bound.
+
+    None of them limits how long a transfer takes as long as it moves, except `total`: a large
+    file on a slow line is no error.
+
+    Attributes:
+        connect: From the moment a connection slot is free until the connection is made: name
+            lookup, TCP and TLS. 10 is more than any network in working order needs.
+        read: Silence inside a reply's body.
+        write: Bytes wait to be sent and none of them moves; a slow *source* does not count.
+        reply: Silence after the whole request was sent. Long, because a server may store and
+            check a large file before it answers.
+        total: The whole attempt. `None` by default: no fixed time fits every file.
+
+    Raises:
+        ConfigurationError: A bound is zero or negative.
+    """
+
+    connect: float | None = 10.0
+    read: float | None = 60.0
+    write: float | None = 60.0
+    reply: float | None = 600.0
+    total: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name, seconds in attrs.asdict(self).items():
+            if seconds is not None and not seconds > 0:
+                msg = f"Timeouts.{name} is {seconds}; pass seconds above 0, or None for no bound"
+                raise ConfigurationError(msg)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The settings of one client; `Config.read` makes them.
+
+    Attributes:
+        base_url: The API's address up to and without the last slash, such as `…/v1`.
+        api_key: The key, a callable that gives it, or `None` where `headers` hold it.
+        headers: Sent with every request to the API's own origin.
+        params: Added to the query of every request, such as Azure's `api-version`.
+        timeouts: Bounds on silence.
+        retry: How often and how patiently to try again.
+        max_connections: Requests at one time.
+        trust_env: Whether proxies are taken from the environment.
+        proxy: The URL of a proxy for every request; it may hold a password.
+    """
+
+    base_url: str
+    api_key: Secret | Callable[[], Awaitable[str]] | None = attrs.field(repr=False)
+    headers: Mapping[str, Secret] = attrs.field(repr=False)
+    params: tuple[tuple[str, str], ...] = attrs.field(repr=False)
+    timeouts: Timeouts
+    retry: RetryPolicy
+    max_connections: int
+    trust_env: bool
+    proxy: str | None = attrs.field(repr=False)
+
+    @classmethod
+    def read(  # one parameter for each setting of the client
+        cls,
+        *,
+        api_key: ApiKey | None,
+        base_url: str | None,
+        organization: str | None,
+        project: str | None,
+        headers: Mapping[str, str],
+        params: Mapping[str, str],
+        timeouts: Timeouts,
+        retry: RetryPolicy,
+        max_connections: int,
+        proxy: str | None,
+        trust_env: bool,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Config:
+        """Read the settings from arguments and, where those are absent, from the environment.
+
+        Raises:
+            ConfigurationError: There is no key, or a setting cannot work.
+        """
+        if max_connections < 1:
+            msg = f"max_connections is {max_connections}; pass 1 or more"
+            raise ConfigurationError(msg)
+        given = {
+            "OpenAI-Organization": organization or environ.get("OPENAI_ORG_ID"),
+            "OpenAI-Project": project or environ.get("OPENAI_PROJECT_ID"),
+        }
+        merged = {name: value for name, value in given.items() if value}
+        for name, value in headers.items():
+            merged = {key: kept for key, kept in merged.items() if key.lower() != name.lower()}
+            merged[name] = value
+        return cls(
+            base_url=_checked_base_url(
+                base_url or environ.get("OPENAI_BASE_URL") or _DEFAULT_BASE_URL
+            ),
+            api_key=_choose_key(api_key, headers, environ),
+            headers={name: _checked_header(name, value) for name, value in merged.items()},
+            params=tuple((name, str(value)) for name, value in params.items()),
+            timeouts=timeouts,
+            retry=retry,
+            max_connections=max_connections,
+            trust_env=trust_env,
+            proxy=proxy,
+        )
+
+
+def checked_key(key: str) -> Secret:
+    """Refuse a key that cannot stand in a header, without showing it.
+
+    Raises:
+        ConfigurationError: It is empty, or holds anything but visible ASCII characters.
+    """
+    if not isinstance(key, str) or not key:
+        msg = "the API key is empty; set OPENAI_API_KEY or pass api_key="
+        raise ConfigurationError(msg)
+    if not all("!" <= character <= "~" for character in key):
+        msg = (
+            "the API key holds a line break, a space or another character that no key has;"
+            " look for one at its end, where it often comes from reading a file: use .strip()"
+        )
+        raise ConfigurationError(msg)
+    return Secret(key)
+
+
+def _choose_key(
+    api_key: ApiKey | None, headers: Mapping[str, str], environ: Mapping[str, str]
+) -> Secret | Callable[[], Awaitable[str]] | None:
+    if callable(api_key):
+        return api_key
+    if api_key is not None:
+        return checked_key(api_key)
+    if any(name.lower() in {"authorization", "api-key"} for name in headers):
+        return None
+    if not environ.get("OPENAI_API_KEY"):
+        msg = "no API key: set OPENAI_API_KEY, or pass api_key= (or an Authorization header)"
+        raise ConfigurationError(msg)
+    return checked_key(environ["OPENAI_API_KEY"])
+
+
+def _checked_base_url(base_url: str) -> str:
+    problem = _problem_of_base_url(base_url)
+    if problem:
+        # Not shown where it may hold a password.
+        shown = "" if "@" in base_url else f" {base_url!r}"
+        msg = f"base_url{shown} {problem}; pass one like {_DEFAULT_BASE_URL}"
+        raise ConfigurationError(msg)
+    return base_url.rstrip("/")
+
+
+def _problem_of_base_url(base_url: str) -> str | None:
+    if not base_url.isascii() or not base_url.isprintable() or " " in base_url:
+        return "holds a space, a control character or a letter outside ASCII"
+    try:
+        parts = urlsplit(base_url)
+        port_is_zero = parts.port == 0
+    except ValueError as error:
+        return f"cannot be read ({error})"
+    problems = {
+        "does not begin with http:// or https://": parts.scheme not in {"http", "https"},
+        "names no host and port that one can connect to": not parts.hostname or port_is_zero,
+        "holds a user name or password, which belong into headers=": "@" in parts.netloc,
+        "has a query or fragment, which belong into params=": parts.query or parts.fragment,
+    }
+    return next((problem for problem, is_so in problems.items() if is_so), None)
+
+
+def _checked_header(name: str, value: str) -> Secret:
+    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+    if not token:
+        msg = f"headers: {name!r} is no header name; use letters, digits, '-' and '_'"
+        raise ConfigurationError(msg)
+    if not isinstance(value, str) or not value.isprintable() or not value.isascii():
+        msg = f"headers: the value of {name!r} is not a line of printable ASCII characters"
+        raise ConfigurationError(msg)
+    return Secret(value)

@@ -1,0 +1,211 @@
+"""Pages of a listing, and the generator over their files.
+
+A task of its own fetches the next page while the caller works through the one in hand, and hands
+it over through a stream that holds none: so one page is in hand and one is being fetched, and a
+listing of any length needs the memory of two. No cancel scope is open while the caller's code
+runs, because a `break` finalizes a generator in another task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import anyio
+import attrs
+from anyio.streams.memory import MemoryObjectSendStream
+
+from aiofiles_api.errors import (
+    APIResponseError,
+    BadRequestError,
+    InvalidArgumentError,
+    UnprocessableEntityError,
+)
+from aiofiles_api.models import FileObject, FilePage, structure
+from aiofiles_api.protocol import ListQuery, RawPage, list_request, read_page
+from aiofiles_api.session import SessionManager
+from aiofiles_api.threads import settle
+
+__all__ = ["list_files", "list_pages"]
+
+_DEFAULT_PAGE = 2_000
+"""Files a page where the caller does not say: few enough that reading one does not hold the loop
+for more than a few milliseconds, many enough that the round trips do not count."""
+
+_SLICE = 500
+"""Files that are structured between two turns of the loop."""
+
+
+def list_files(
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[FileObject, None]:
+    """Return a generator over the files of a listing, each structured when its turn comes.
+
+    Raises:
+        InvalidArgumentError: `max_items` is negative or no whole number.
+    """
+    _check_max_items(max_items)
+    return _files(session, query, max_items)
+
+
+def list_pages(
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[FilePage, None]:
+    """Return a generator over the pages as the server cuts them, the last one cut at `max_items`.
+
+    Raises:
+        InvalidArgumentError: `max_items` is negative or no whole number.
+    """
+    _check_max_items(max_items)
+    return _pages(session, query, max_items)
+
+
+def _check_max_items(max_items: int | None) -> None:
+    if max_items is not None and (type(max_items) is not int or max_items < 0):
+        msg = f"max_items: {max_items!r} is no bound; pass 0 or more, or None for all"
+        raise InvalidArgumentError(msg)
+
+
+async def _files(
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[FileObject, None]:
+    async with aclosing(_raw_pages(session, query, max_items)) as pages:
+        async for page in pages:
+            for payload in page.data:
+                yield structure(payload, FileObject)
+
+
+async def _pages(
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[FilePage, None]:
+    async with aclosing(_raw_pages(session, query, max_items)) as pages:
+        async for page in pages:
+            files: list[FileObject] = []
+            for start in range(0, len(page.data), _SLICE):
+                files += (structure(one, FileObject) for one in page.data[start : start + _SLICE])
+                await asyncio.sleep(0)
+            yield FilePage(tuple(files), page.first_id, page.last_id, bool(page.has_more))
+
+
+async def _raw_pages(
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[RawPage, None]:
+    send, receive = anyio.create_memory_object_stream[RawPage](0)
+    fetching = asyncio.create_task(_fetch_pages(session, query, max_items, send))
+    try:
+        async for page in receive:
+            yield page
+        await fetching  # which raises what ended it
+    finally:
+        receive.close()
+        fetching.cancel()
+        await settle(fetching)
+
+
+async def _fetch_pages(
+    session: SessionManager,
+    query: ListQuery,
+    max_items: int | None,
+    send: MemoryObjectSendStream[RawPage],
+) -> None:
+    sizes = _PageSizes(query.limit, max_items)
+    guard = _CursorGuard(query.after)
+    with send:
+        while sizes.remaining != 0:
+            page = await _fetch_page(session, query, sizes)
+            if not page.data and not page.has_more:
+                return
+            cursor = _cursor_behind(page)
+            if guard.has_seen(cursor):
+                if page.has_more is None:
+                    return  # a server without pages: the first one was everything
+                msg = (
+                    f"listing files: the server repeats the page that ends with {cursor!r}; it does"
+                    " not page as the API promises: pass max_items= to take the first page alone"
+                )
+                raise APIResponseError(msg, retryable=False)
+            await send.send(sizes.cut(page))
+            if page.has_more is False:
+                return
+            query = attrs.evolve(query, after=cursor)
+
+
+async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSizes) -> RawPage:
+    try:
+        return await session.call(list_request(attrs.evolve(query, limit=sizes.limit)), read_page)
+    except (BadRequestError, UnprocessableEntityError):
+        # Some servers allow fewer files a page; one that the caller named is the caller's matter.
+        if not sizes.give_up_default():
+            raise
+    return await session.call(list_request(attrs.evolve(query, limit=None)), read_page)
+
+
+def _cursor_behind(page: RawPage) -> str:
+    last = page.data[-1] if page.data else None
+    identifier = last.get("id") if isinstance(last, dict) else None
+    if not isinstance(identifier, str) or not identifier:
+        what = "a page ends without an id" if page.data else "an empty page says has_more"
+        msg = f"listing files: {what}, so there is no way on; check base_url"
+        raise APIResponseError(msg, retryable=False)
+    return identifier
+
+
+class _PageSizes:
+    """How many files to ask for: the caller's page size or ours, and no more than are wanted.
+
+    Attributes:
+        remaining: Files that are still wanted; `None` for all.
+    """
+
+    def __init__(self, named: int | None, max_items: int | None) -> None:
+        self.remaining = max_items
+        self._size: int | None = _DEFAULT_PAGE if named is None else named
+        self._is_default = named is None
+
+    @property
+    def limit(self) -> int | None:
+        """The page size to ask for; `None` leaves it to the server."""
+        if self._size is None:
+            return None
+        return self._size if self.remaining is None else min(self._size, self.remaining)
+
+    def give_up_default(self) -> bool:
+        """Leave the page size to the server from now on, unless the caller named it."""
+        gives_up = self._is_default
+        if gives_up:
+            self._is_default = False
+            self._size = None
+        return gives_up
+
+    def cut(self, page: RawPage) -> RawPage:
+        """Count a page, and cut off what is not wanted."""
+        if self.remaining is None:
+            return page
+        kept = page.data[: self.remaining]
+        self.remaining -= len(kept)
+        return attrs.evolve(page, data=kept, has_more=page.has_more or len(kept) < len(page.data))
+
+
+class _CursorGuard:
+    """Sees that a server goes round in circles, in constant memory (Brent's algorithm).
+
+    It remembers one cursor, and replaces it after 1, 2, 4, 8 … steps: a page that is repeated at
+    once is seen at once, a longer circle within a few turns.
+    """
+
+    def __init__(self, after: str | None) -> None:
+        self._marked = after
+        self._steps = 0
+        self._steps_to_next_mark = 1
+
+    def has_seen(self, cursor: str) -> bool:
+        """Take the next step, and return whether it leads back to the remembered cursor."""
+        if cursor == self._marked:
+            return True
+        self._steps += 1
+        if self._steps == self._steps_to_next_mark:
+            self._marked = cursor
+            self._steps = 0
+            self._steps_to_next_mark *= 2
+        return False

@@ -1,0 +1,276 @@
+"""Frozen values for what the API sends and takes, and the one converter that reads them.
+
+Compatible servers differ from the API's description in small ways, so reading is tolerant: unknown
+fields are kept in `extra`, unknown purposes and statuses pass as strings, an optional field that is
+absent, null or an empty string is `None`, and a timestamp may be a float. What cannot be repaired
+is an `APIResponseError` that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
+
+from aiofiles_api.errors import APIResponseError, InvalidArgumentError
+
+__all__ = [
+    "DeletedFile",
+    "DownloadedFile",
+    "ExpiresAfter",
+    "FileObject",
+    "FilePage",
+    "Order",
+    "file_id",
+    "structure",
+]
+
+Order: TypeAlias = Literal["asc", "desc"]
+"""By `created_at`: oldest first, or newest first."""
+
+# Within FileObject the name `object` is a field.
+_Extra: TypeAlias = Mapping[str, object]
+
+_SHORTEST_LIFE = 3_600
+_LONGEST_LIFE = 2_592_000
+
+
+@attrs.frozen
+class FileObject:
+    """A file as the server describes it.
+
+    Attributes:
+        id: The identifier that the other calls take.
+        bytes: The file's length.
+        created_at: Unix time in seconds; `created` is the same as an aware datetime.
+        filename: The name as the server keeps it; it may hold anything, so never use it as a path.
+        purpose: What the file is for, such as `"batch"`.
+        object: Always `"file"`.
+        status: `"uploaded"`, `"processed"` or `"error"`; deprecated, and absent on some servers.
+        status_details: Why processing failed; deprecated.
+        expires_at: Unix time in seconds after which the file is gone; `expires` as a datetime.
+        extra: Every further field that the server sent.
+    """
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    object: str = "file"
+    status: str | None = None
+    status_details: str | None = None
+    expires_at: int | None = None
+    extra: _Extra = attrs.field(factory=dict, eq=False)
+
+    @property
+    def created(self) -> datetime:
+        """The time of creation, in UTC."""
+        return datetime.fromtimestamp(self.created_at, UTC)
+
+    @property
+    def expires(self) -> datetime | None:
+        """The time of expiry in UTC, or `None` for a file that stays."""
+        return None if self.expires_at is None else datetime.fromtimestamp(self.expires_at, UTC)
+
+
+@attrs.frozen
+class FilePage:
+    """One page of a listing, as the server sent it.
+
+    Attributes:
+        data: The files.
+        first_id: The first file's id; `None` where the server leaves it out.
+        last_id: The last file's id; `None` where the server leaves it out.
+        has_more: Whether another page follows.
+    """
+
+    data: tuple[FileObject, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+@attrs.frozen
+class DeletedFile:
+    """The server's word that a file is gone.
+
+    Attributes:
+        id: The file's id.
+        deleted: Whether this call deleted it; `False` where `missing_ok=True` found it gone.
+        object: Always `"file"`.
+    """
+
+    id: str
+    deleted: bool = True
+    object: str = "file"
+
+
+@attrs.frozen
+class DownloadedFile:
+    """A finished download.
+
+    Attributes:
+        file_id: The file's id.
+        path: Where the file is now.
+        bytes: Its length.
+        sha256: The digest in lower-case hex, where one was passed to be compared; else `None`.
+        attempts: How many requests for the content it took.
+        resumed_from: The offset from which an earlier call's part file was continued; 0 for none.
+    """
+
+    file_id: str
+    path: Path
+    bytes: int
+    sha256: str | None
+    attempts: int
+    resumed_from: int
+
+
+@attrs.frozen
+class ExpiresAfter:
+    """When an uploaded file shall expire.
+
+    Attributes:
+        seconds: Seconds after the anchor, from 3,600 (an hour) to 2,592,000 (30 days).
+        anchor: The API knows only `"created_at"`.
+
+    Raises:
+        InvalidArgumentError: `seconds` is out of range.
+    """
+
+    seconds: int
+    anchor: Literal["created_at"] = "created_at"
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the API would refuse."""
+        in_range = type(self.seconds) is int and _SHORTEST_LIFE <= self.seconds <= _LONGEST_LIFE
+        if not in_range or self.anchor != "created_at":
+            msg = (
+                f"expires_after: {self.seconds!r} seconds after {self.anchor!r} is out of bounds;"
+                f" pass whole seconds from {_SHORTEST_LIFE:,} (an hour) to {_LONGEST_LIFE:,}"
+                " (30 days) after 'created_at'"
+            )
+            raise InvalidArgumentError(msg)
+
+    @classmethod
+    def of(cls, value: ExpiresAfter | timedelta | int) -> ExpiresAfter:
+        """Read the ways in which a caller may say it: as a `timedelta`, or in whole seconds."""
+        if isinstance(value, ExpiresAfter):
+            return value
+        if isinstance(value, timedelta):
+            seconds = value.total_seconds()
+            return cls(int(seconds) if seconds.is_integer() else seconds)  # type: ignore[arg-type]
+        return cls(value)
+
+
+def file_id(file: str | FileObject) -> str:
+    """Return the id of a file, refusing one that would not stay in its place in a URL.
+
+    Raises:
+        InvalidArgumentError: It is empty, `.` or `..`, or holds a slash, a backslash, any of
+            `? # %`, whitespace or a control character.
+    """
+    identifier = file.id if isinstance(file, FileObject) else file
+    if not isinstance(identifier, str):
+        msg = f"file: pass an id or a FileObject, not {type(identifier).__name__}"
+        raise InvalidArgumentError(msg)
+    if (
+        identifier in {"", ".", ".."}
+        or not identifier.isprintable()
+        or any(character in "/\\?#%" or character.isspace() for character in identifier)
+    ):
+        msg = f"file: {identifier[:80]!r} is no file id; pass the id that upload() or list() gave"
+        raise InvalidArgumentError(msg)
+    return identifier
+
+
+T = TypeVar("T")
+Model = TypeVar("Model", FileObject, DeletedFile)
+
+
+def structure(payload: object, model: type[Model]) -> Model:
+    """Read a decoded JSON value as a model.
+
+    Raises:
+        APIResponseError: It is not an object, or a field is missing or of the wrong kind.
+    """
+    # Messages name kinds, never values: a hostile server could echo the key in any of them.
+    if not isinstance(payload, dict):
+        msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
+        raise APIResponseError(msg)
+    try:
+        return _converter.structure(payload, model)
+    except KeyError as error:
+        msg = f"a {model.__name__} without the field {error}"
+        raise APIResponseError(msg) from error
+    except (ValueError, OverflowError) as error:
+        msg = f"a {model.__name__} with a field that cannot be read: {error}"
+        raise APIResponseError(msg) from error
+
+
+def _string(value: object, _: object) -> str:
+    if isinstance(value, str):
+        return value
+    msg = f"{type(value).__name__} instead of a string"
+    raise ValueError(msg)
+
+
+def _integer(value: object, _: object) -> int:
+    if type(value) is int:
+        return value
+    # Some servers send timestamps as floats, or numbers as strings of digits.
+    if isinstance(value, float) or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    msg = f"{type(value).__name__} instead of a whole number"
+    raise ValueError(msg)
+
+
+def _boolean(value: object, _: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    msg = f"{type(value).__name__} instead of true or false"
+    raise ValueError(msg)
+
+
+def _optional(read: Callable[[object, object], T]) -> Callable[[object, object], T | None]:
+    def structure_optional(value: object, kind: object) -> T | None:
+        return None if value is None or value == "" else read(value, kind)
+
+    return structure_optional
+
+
+_FILE_FIELDS = frozenset(field.name for field in attrs.fields(FileObject)) - {"extra"}
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=False)
+    converter.register_structure_hook(str, _string)
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(str | None, _optional(_string))
+    converter.register_structure_hook(int | None, _optional(_integer))
+    known_fields = make_dict_structure_fn(
+        FileObject,
+        converter,
+        _cattrs_detailed_validation=False,
+        # Filled below, with values that are kept as they came.
+        extra=override(struct_hook=lambda value, _: value),
+    )
+
+    def structure_file(payload: dict[str, object], kind: type[FileObject]) -> FileObject:
+        unknown = payload.keys() - _FILE_FIELDS
+        if unknown:
+            payload = {**payload, "extra": {name: payload[name] for name in sorted(unknown)}}
+        return known_fields(payload, kind)
+
+    converter.register_structure_hook(FileObject, structure_file)
+    return converter
+
+
+_converter = _make_converter()

@@ -1,0 +1,302 @@
+"""A destination in the making: bytes gather in a part file beside it, which takes its place whole.
+
+The part file has a unique name in the destination's own directory, so that the final rename stays
+within one file system and is atomic: whoever looks at the destination sees the old file or the
+new one, never half of one. Writing happens in a thread, one batch behind whoever brings the bytes;
+the last batch, the checks and the rename share one hop, so that a small file costs just that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from aiofiles_api.errors import DestinationError, IntegrityError
+from aiofiles_api.threads import Threads, join, settle
+
+__all__ = ["Destination", "PartFile", "locate", "safe_filename"]
+
+_LONGEST_NAME = 255
+"""Bytes that a file system allows a name to have (POSIX NAME_MAX nearly everywhere)."""
+
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)")
+"""Names of devices on Windows, with any extension."""
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+"""Control characters, what Windows forbids, and what makes a name show otherwise than it is."""
+
+
+@attrs.frozen
+class Destination:
+    """Where a download shall go.
+
+    Attributes:
+        path: A file's path, or that of a directory.
+        is_directory: Whether the file's name is still to be found.
+    """
+
+    path: Path
+    is_directory: bool
+
+    def with_name(self, filename: str, *, fallback: str) -> Destination:
+        """Return the file's own destination, below the directory that this one is."""
+        return Destination(self.path / safe_filename(filename, fallback=fallback), False)
+
+
+def locate(path: str | os.PathLike[str]) -> Destination:
+    """Look what a path is; to be called in a thread.
+
+    A path that ends with a separator is a directory, even if it is still to be made.
+
+    Raises:
+        DestinationError: It is neither a file nor a directory, or cannot be looked at.
+    """
+    text = os.fspath(path)
+    with _os_errors(text):
+        try:
+            mode = os.stat(text).st_mode
+        except FileNotFoundError:
+            is_directory = text.endswith(os.sep) or text == ""
+        else:
+            is_directory = stat.S_ISDIR(mode)
+            if not is_directory and not stat.S_ISREG(mode):
+                msg = f"{text!r} is no regular file; use stream() to write to pipes and devices"
+                raise DestinationError(msg)
+    return Destination(Path(text), is_directory)
+
+
+def safe_filename(filename: str, *, fallback: str) -> str:
+    """Return a name that is one plain file in a directory, whatever a server sent.
+
+    Directories are cut off, characters that are unsafe on some system become `_`, names of
+    devices and hidden files get a `_` in front, and it is cut to 255 bytes before its extension.
+    """
+    name = re.split(r"[/\\]", filename)[-1]
+    name = _UNSAFE.sub("_", name).strip().rstrip(". ")
+    if not name.strip("._ "):
+        name = fallback
+    if name.startswith(".") or _RESERVED.match(name):
+        name = f"_{name.lstrip('.')}"
+    stem, extension = os.path.splitext(name)
+    extension = _cut(extension, 32)
+    return _cut(stem, _LONGEST_NAME - len(extension.encode())) + extension
+
+
+def _cut(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
+
+
+class PartFile:
+    """The file that becomes the destination when all of it is there and right.
+
+    Args:
+        destination: Where it shall be.
+        threads: Where to write.
+        overwrite: Whether it may replace a file.
+        durable: Whether to wait until the disk itself has it (fsync of file and directory).
+        sha256: The digest in hex that its content must have, or `None`.
+    """
+
+    def __init__(
+        self,
+        destination: Path,
+        threads: Threads,
+        *,
+        overwrite: bool,
+        durable: bool,
+        sha256: str | None,
+    ) -> None:
+        self._destination = destination
+        self._threads = threads
+        self._overwrite = overwrite
+        self._durable = durable
+        self._sha256 = sha256
+        self._hash = None if sha256 is None else hashlib.sha256()
+        self._target = self._part = ""
+        self._descriptor: int | None = None
+        self._writing: asyncio.Future[None] | None = None
+
+    async def prepare(self) -> None:
+        """Refuse what can be known to fail before anything is asked of the server.
+
+        Raises:
+            DestinationError: The destination exists and may not be replaced.
+        """
+        await self._threads.run(self._prepare)
+
+    async def append(self, chunks: Sequence[bytes]) -> None:
+        """Have `chunks` written; return as soon as those of the call before are.
+
+        Raises:
+            DestinationError: The earlier ones could not be written.
+        """
+        await self._written()
+        self._writing = self._threads.start(partial(self._write, chunks))
+
+    async def commit(self, chunks: Sequence[bytes]) -> None:
+        """Write the last `chunks`, check the whole, and put it in the destination's place.
+
+        Raises:
+            DestinationError: It could not be written, or may not replace what is there.
+            IntegrityError: Its digest is not the one that was asked for.
+        """
+        await self._written()
+        await self._threads.run(partial(self._commit, chunks))
+
+    async def discard(self) -> None:
+        """Remove what was written, unless it has been committed."""
+        try:
+            if self._writing is not None:
+                await settle(self._writing)
+        finally:
+            await self._threads.run(self._discard)
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await join(writing)
+
+    # --- in threads ----------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        with _os_errors(self._destination):
+            # What a link points to is replaced, not the link.
+            self._target = os.path.realpath(self._destination)
+            if not self._overwrite and os.path.lexists(self._target):
+                raise self._exists()
+
+    def _write(self, chunks: Sequence[bytes]) -> None:
+        with _os_errors(self._destination):
+            descriptor = self._open() if self._descriptor is None else self._descriptor
+            _write_all(descriptor, chunks)
+        if self._hash is not None:
+            for chunk in chunks:
+                self._hash.update(chunk)
+
+    def _open(self) -> int:
+        directory = os.path.dirname(self._target)
+        os.makedirs(directory, exist_ok=True)
+        part = os.path.join(directory, f".{secrets.token_hex(12)}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = self._descriptor = os.open(part, flags, 0o666)
+        self._part = part
+        with suppress(FileNotFoundError):
+            # Whoever could not read the file before cannot read the new one.
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(self._target).st_mode))
+        return descriptor
+
+    def _commit(self, chunks: Sequence[bytes]) -> None:
+        self._write(chunks)
+        if self._hash is not None and self._hash.hexdigest() != self._sha256:
+            msg = (
+                f"downloading to {str(self._destination)!r}: the content's sha256 is"
+                f" {self._hash.hexdigest()}, not {self._sha256}; nothing was put there"
+            )
+            raise IntegrityError(msg)
+        with _os_errors(self._destination):
+            if self._durable and self._descriptor is not None:
+                os.fsync(self._descriptor)
+            self._close()
+            if self._overwrite:
+                os.replace(self._part, self._target)
+            else:
+                self._put_where_nothing_is()
+            if self._durable:
+                _sync_directory(os.path.dirname(self._target))
+
+    def _put_where_nothing_is(self) -> None:
+        try:
+            # Unlike a rename, a link fails where something is, and it decides that atomically.
+            os.link(self._part, self._target)
+        except FileExistsError as error:
+            raise self._exists() from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._reserve_and_replace()
+        else:
+            os.unlink(self._part)
+
+    def _reserve_and_replace(self) -> None:
+        """Do the same on a file system without links: take the name first, empty."""
+        try:
+            os.close(os.open(self._target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        except FileExistsError as error:
+            raise self._exists() from error
+        os.replace(self._part, self._target)
+
+    def _discard(self) -> None:
+        self._close()
+        if self._part:
+            with suppress(OSError):
+                os.unlink(self._part)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _exists(self) -> DestinationError:
+        msg = f"{str(self._destination)!r} exists; pass overwrite=True, or choose another name"
+        return DestinationError(msg)
+
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+_MOST_BUFFERS = 1024
+"""Buffers in one call of writev (Linux: IOV_MAX)."""
+
+
+def _write_all(descriptor: int, chunks: Sequence[bytes]) -> None:
+    pending = [memoryview(chunk) for chunk in chunks if chunk]
+    while pending:
+        written = os.writev(descriptor, pending[:_MOST_BUFFERS])
+        while pending and written >= len(pending[0]):
+            written -= len(pending.pop(0))
+        if written:
+            pending[0] = pending[0][written:]
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EPERM: "choose a directory that you may write to",
+    errno.EROFS: "choose a directory that you may write to",
+    errno.ENOENT: "the directory has vanished; make it again",
+    errno.EISDIR: "it has become a directory; choose another name",
+    errno.ENOTDIR: "a part of the path is a file; choose another one",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def _os_errors(destination: str | Path) -> Iterator[None]:
+    """Turn what the operating system refuses into our error, with what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(code) if code else str(error)
+        remedy = _REMEDIES.get(code or 0, "check the path")
+        msg = f"cannot write {str(destination)!r}: {reason}; {remedy}"
+        raise DestinationError(msg) from error

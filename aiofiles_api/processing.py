@@ -1,0 +1,45 @@
+"""Waits until the service has processed a file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiofiles_api.errors import APITimeoutError, InvalidArgumentError, ProcessingError
+from aiofiles_api.models import FileObject, file_id
+from aiofiles_api.protocol import read_file, retrieve_request
+from aiofiles_api.session import SessionManager
+
+__all__ = ["wait_for_processing"]
+
+_DONE = frozenset({None, "processed", "succeeded"})
+_FAILED = frozenset({"error", "failed", "cancelled", "canceled", "deleted"})
+"""The API's own words and those of Azure; any other status is one on the way."""
+
+
+async def wait_for_processing(
+    session: SessionManager, file: str | FileObject, *, timeout: float, poll_interval: float
+) -> FileObject:
+    """Ask for a file again and again until its status is final."""
+    identifier = file_id(file)
+    if not (timeout >= 0 and poll_interval > 0):
+        msg = f"timeout {timeout} must be 0 or more seconds, and poll_interval {poll_interval} more"
+        raise InvalidArgumentError(msg)
+    give_up_at = time.monotonic() + timeout
+    with session.registered():
+        while True:
+            described = await session.call(retrieve_request(identifier), read_file)
+            if described.status in _DONE:
+                return described
+            if described.status in _FAILED:
+                why = described.status_details or "the service does not say why"
+                msg = f"processing {identifier}: {described.status}: {why}; upload a corrected file"
+                raise ProcessingError(msg, file=described)
+            remaining = give_up_at - time.monotonic()
+            if remaining <= 0:
+                msg = (
+                    f"processing {identifier}: still {described.status!r} after {timeout:g} s;"
+                    " pass a longer timeout="
+                )
+                raise APITimeoutError(msg)
+            await asyncio.sleep(min(poll_interval, remaining))

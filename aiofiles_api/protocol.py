@@ -1,0 +1,487 @@
+"""The API without I/O: builds each request, reads each reply into a model or an error.
+
+Every error path takes its text from `Reply.text`, from which the key has been removed: servers
+do echo it ("Incorrect API key provided: …").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Literal, TypeAlias, TypeVar
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import attrs
+
+from aiofiles_api.errors import (
+    APIResponseError,
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    InternalServerError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestTooLargeError,
+    UnprocessableEntityError,
+)
+from aiofiles_api.models import DeletedFile, ExpiresAfter, FileObject, Order, structure
+
+_loads: Callable[[bytes], object]
+try:
+    from orjson import loads as _loads
+except ImportError:
+    from json import loads as _loads
+
+__all__ = [
+    "ListQuery",
+    "RawPage",
+    "Reply",
+    "Request",
+    "content_request",
+    "delete_request",
+    "list_request",
+    "origin",
+    "read_deleted",
+    "read_file",
+    "read_page",
+    "redirect_url",
+    "retrieve_request",
+    "status_error",
+    "upload_fields",
+    "upload_request",
+]
+
+_LONGEST_BODY = 2_000
+_LONGEST_MESSAGE = 1_000
+_LARGEST_PAGE = 10_000
+
+Method: TypeAlias = Literal["GET", "POST", "DELETE"]
+_Model = TypeVar("_Model", FileObject, DeletedFile)
+
+
+@attrs.frozen
+class Request:
+    """A request to the API, still without credentials.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path below the base URL.
+        what: What is being done to what, for messages: "retrieving file-abc".
+        query: The query's names and values.
+        headers: What this request says beyond what all say.
+        is_content: Whether the reply is a file's content, which may come from another origin.
+    """
+
+    method: Method
+    path: str
+    what: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    is_content: bool = False
+
+    def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
+        """Return the absolute URL with the query of the request and of the client."""
+        query = urlencode(self.query + params)
+        return f"{base_url}/{self.path}" + (f"?{query}" if query else "")
+
+
+@attrs.frozen
+class Reply:
+    """A whole reply, its body bounded by whoever read it.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers; looking one up ignores case.
+        body: The body, decompressed.
+        received_at: Unix time in seconds, to read a `Retry-After` that is a date.
+        secret: The key, to be removed from all text that goes into an error.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+    received_at: float
+    secret: str | None = attrs.field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """The body for people: decoded, and without the key."""
+        return self.scrub(self.body.decode("utf-8", "replace"))
+
+    def scrub(self, text: str) -> str:
+        """Return `text` without the key."""
+        # Shorter keys than this are no secret, and removing them would garble every word.
+        if self.secret is not None and len(self.secret) >= 6:  # noqa: PLR2004
+            return text.replace(self.secret, "***")
+        return text
+
+
+@attrs.frozen
+class ListQuery:
+    """The parameters of a listing.
+
+    Attributes:
+        purpose: Only files with this purpose.
+        order: By time of creation.
+        after: Begin behind the file with this id.
+        limit: Files a page, from 1 to 10,000; `None` leaves it to the server.
+
+    Raises:
+        InvalidArgumentError: A value is out of its range.
+    """
+
+    purpose: str | None = None
+    order: Order = "desc"
+    after: str | None = None
+    limit: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the API would refuse."""
+        if self.purpose is not None:
+            _check_purpose(self.purpose)
+        if self.order not in {"asc", "desc"}:
+            msg = f"order: {self.order!r} is neither 'asc' (oldest first) nor 'desc'"
+            raise InvalidArgumentError(msg)
+        if self.limit is not None and not (
+            type(self.limit) is int and 1 <= self.limit <= _LARGEST_PAGE
+        ):
+            msg = f"page_size: {self.limit!r} is out of bounds; pass 1 to {_LARGEST_PAGE:,}"
+            raise InvalidArgumentError(msg)
+
+
+@attrs.frozen
+class RawPage:
+    """One page of a listing whose files are not structured yet.
+
+    Attributes:
+        data: The files as decoded JSON.
+        first_id: As the server sent it; `None` for an empty string.
+        last_id: As the server sent it; `None` for an empty string.
+        has_more: As the server sent it; `None` where it does not say.
+    """
+
+    data: list[object]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool | None
+
+
+def list_request(query: ListQuery) -> Request:
+    """Ask for one page of files."""
+    parameters = {
+        "purpose": query.purpose,
+        "limit": query.limit,
+        "order": query.order,
+        "after": query.after,
+    }
+    pairs = tuple((name, str(value)) for name, value in parameters.items() if value is not None)
+    return Request("GET", "files", "listing files", query=pairs)
+
+
+def retrieve_request(identifier: str) -> Request:
+    """Ask for what the server knows of a file."""
+    return Request("GET", f"files/{identifier}", f"retrieving {identifier}")
+
+
+def delete_request(identifier: str) -> Request:
+    """Ask for a file to be deleted."""
+    return Request("DELETE", f"files/{identifier}", f"deleting {identifier}")
+
+
+def content_request(identifier: str, *, offset: int = 0, etag: str | None = None) -> Request:
+    """Ask for a file's content from `offset` on, if it is still that of the strong `etag`."""
+    headers = {"Accept": "*/*"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if etag is not None:
+            headers["If-Range"] = etag
+    return Request(
+        "GET",
+        f"files/{identifier}/content",
+        f"downloading {identifier}",
+        headers=headers,
+        is_content=True,
+    )
+
+
+def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str, str]:
+    """Return the form's fields before the file.
+
+    Raises:
+        InvalidArgumentError: The purpose is empty or no string.
+    """
+    _check_purpose(purpose)
+    fields = {"purpose": purpose}
+    if expires_after is not None:
+        fields["expires_after[anchor]"] = expires_after.anchor
+        fields["expires_after[seconds]"] = str(expires_after.seconds)
+    return fields
+
+
+def upload_request(filename: str, content_type: str) -> Request:
+    """Ask for a file to be stored; `content_type` is the whole form's."""
+    return Request(
+        "POST", "files", f"uploading {filename[:80]!r}", headers={"Content-Type": content_type}
+    )
+
+
+def read_file(request: Request, reply: Reply) -> FileObject:
+    """Read the description of a file."""
+    return _structured(request, reply, FileObject)
+
+
+def read_deleted(request: Request, reply: Reply) -> DeletedFile:
+    """Read the confirmation of a deletion."""
+    return _structured(request, reply, DeletedFile)
+
+
+def read_page(request: Request, reply: Reply) -> RawPage:
+    """Read a page of a listing; its files are left to be structured one by one."""
+    payload = _json(request, reply)
+    data = payload.get("data") if isinstance(payload, dict) else None
+    if not isinstance(payload, dict) or not isinstance(data, list):
+        raise _not_promised(request, reply, 'JSON without the list "data"')
+    has_more = payload.get("has_more")
+    return RawPage(
+        data=data,
+        first_id=_identifier(payload.get("first_id")),
+        last_id=_identifier(payload.get("last_id")),
+        has_more=has_more if isinstance(has_more, bool) else None,
+    )
+
+
+def status_error(request: Request, reply: Reply) -> APIStatusError | APIResponseError:
+    """Make the error for a reply that is not a success."""
+    if reply.status < HTTPStatus.BAD_REQUEST:
+        return _not_promised(request, reply, "no success and no error")
+    told = _read_error_body(reply.text)
+    phrase = told.message or _phrase(reply.status)
+    request_id = reply.headers.get("x-request-id")
+    request_id = None if request_id is None else reply.scrub(request_id)[:200]
+    kind = _error_class(reply.status, told.code or told.type)
+    summary = f"{request.what}: {reply.status} {phrase}"
+    if request_id:
+        summary += f" (request {request_id})"
+    if kind in _REMEDIES:
+        summary += f"; {_REMEDIES[kind]}"
+    return kind(
+        summary,
+        status_code=reply.status,
+        message=phrase,
+        code=told.code,
+        type=told.type,
+        param=told.param,
+        request_id=request_id,
+        retry_after=_retry_after(reply),
+        body=reply.text[:_LONGEST_BODY],
+        retryable=_is_retryable(kind, reply),
+    )
+
+
+def redirect_url(request: Request, reply: Reply, *, sent_to: str) -> str:
+    """Return where a redirect leads, if it may be followed.
+
+    A reply to POST or DELETE is followed only as 307 or 308, which keep the method. Only content
+    may come from another origin, and nothing may go from https to http (RFC 9110, section 15.4).
+
+    Raises:
+        APIResponseError: It may not be followed. The query of the target may be a secret (a signed
+            URL), so it is not shown.
+    """
+    target = urljoin(sent_to, reply.headers.get("Location", ""))
+    try:
+        here, there = urlsplit(sent_to), urlsplit(target)
+        same_origin = origin(sent_to) == origin(target)
+    except ValueError:
+        raise _redirect_error(request, reply, "to an address that cannot be read") from None
+    keeps_method = request.method == "GET" or reply.status in {307, 308}
+    if "Location" not in reply.headers or there.scheme not in {"http", "https"}:
+        raise _redirect_error(request, reply, "to no web address")
+    if not keeps_method:
+        raise _redirect_error(request, reply, f"that would turn a {request.method} into a GET")
+    if here.scheme == "https" and there.scheme == "http":
+        raise _redirect_error(request, reply, f"from https to http, to {there.hostname}")
+    if not same_origin and not request.is_content:
+        raise _redirect_error(request, reply, f"to another origin, {there.scheme}://{there.netloc}")
+    return target
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return a URL's scheme, host and port (RFC 6454).
+
+    Raises:
+        ValueError: The URL's port is no number.
+    """
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _redirect_error(request: Request, reply: Reply, where: str) -> APIResponseError:
+    msg = (
+        f"{request.what}: refused a redirect ({reply.status}) {reply.scrub(where)[:200]};"
+        " check base_url: its scheme, host and path must be the API's own"
+    )
+    return APIResponseError(msg, retryable=False)
+
+
+def _check_purpose(purpose: str) -> None:
+    if not isinstance(purpose, str) or not purpose or not purpose.isprintable():
+        msg = f"purpose: {purpose!r} is no purpose; pass one such as 'batch' or 'user_data'"
+        raise InvalidArgumentError(msg)
+
+
+def _structured(request: Request, reply: Reply, model: type[_Model]) -> _Model:
+    payload = _json(request, reply)
+    try:
+        return structure(payload, model)
+    except APIResponseError as error:
+        raise _not_promised(request, reply, str(error)) from error
+
+
+def _json(request: Request, reply: Reply) -> object:
+    if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+        raise status_error(request, reply)
+    try:
+        return _loads(reply.body)
+    # RecursionError: thousands of brackets, from a server that means harm.
+    except (ValueError, RecursionError) as error:
+        raise _not_promised(request, reply, "a body that is not JSON") from error
+
+
+def _not_promised(request: Request, reply: Reply, what_came: str) -> APIResponseError:
+    kind = reply.headers.get("Content-Type", "no content type")
+    msg = (
+        f"{request.what}: the reply ({reply.status}, {reply.scrub(kind)[:80]}) is not what the API"
+        f" promises: {what_came}; it begins {reply.text[:200]!r}."
+        " Check base_url, and any proxy in between"
+    )
+    return APIResponseError(msg)
+
+
+def _identifier(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+@attrs.frozen
+class _ErrorBody:
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+
+
+def _read_error_body(text: str) -> _ErrorBody:
+    """Read the documented form, and what compatible servers send instead of it."""
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        return _ErrorBody(message=_plain_text(text))
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    if not isinstance(error, dict):
+        return _ErrorBody(message=_bounded(error))
+    return _ErrorBody(
+        message=_bounded(error.get("message") or error.get("detail")),
+        type=_bounded(error.get("type")),
+        param=_bounded(error.get("param")),
+        code=_bounded(error.get("code")),
+    )
+
+
+def _plain_text(text: str) -> str | None:
+    """Return a short plain text as the message, but no page of HTML."""
+    stripped = text.strip()
+    return None if not stripped or stripped.startswith("<") else stripped[:_LONGEST_MESSAGE]
+
+
+def _bounded(value: object) -> str | None:
+    if value is None or value in ("", [], {}):
+        return None
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:_LONGEST_MESSAGE]
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "an unknown status"
+
+
+_CLASSES: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: RequestTooLargeError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+
+_REMEDIES: Mapping[type[APIStatusError], str] = {
+    AuthenticationError: "check the key (OPENAI_API_KEY or api_key=) and that it is for base_url",
+    PermissionDeniedError: "use a key of a project that may do this",
+    NotFoundError: "check the id, and that the key's project owns the file",
+    RequestTooLargeError: "send a smaller file, or split it",
+    RateLimitError: "send fewer requests at a time, or retry more patiently (RetryPolicy)",
+    QuotaExceededError: "waiting does not help: check the account's plan and billing",
+    InternalServerError: "the server failed: try again later",
+}
+
+
+def _error_class(status: int, code: str | None) -> type[APIStatusError]:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InternalServerError
+    if status == HTTPStatus.TOO_MANY_REQUESTS and code == "insufficient_quota":
+        return QuotaExceededError
+    return _CLASSES.get(status, APIStatusError)
+
+
+def _is_retryable(kind: type[APIStatusError], reply: Reply) -> bool:
+    if kind is QuotaExceededError:
+        return False
+    told = reply.headers.get("x-should-retry")
+    if told in {"true", "false"}:
+        return told == "true"
+    return kind is InternalServerError or reply.status in {408, 409, 429}
+
+
+def _retry_after(reply: Reply) -> float | None:
+    """Read the wait that the server asks for, in seconds (RFC 9110, section 10.2.3)."""
+    milliseconds = _number(reply.headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1_000
+    value = reply.headers.get("Retry-After")
+    seconds = _number(value)
+    if seconds is not None or value is None:
+        return seconds
+    then = _http_date(value)
+    if then is None:
+        return None
+    # The server's own clock, where it tells it: ours may be wrong.
+    now = _http_date(reply.headers.get("Date", ""))
+    return max(then - (reply.received_at if now is None else now), 0.0)
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        # A date without a zone is read as what HTTP prescribes.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

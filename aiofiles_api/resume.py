@@ -1,0 +1,82 @@
+"""Pure decision: how does a reply to a request for content continue the bytes in hand?
+
+Nothing promises that a server supports ranges (most compatible ones do not), so resuming is
+opportunistic: 206 continues, 200 begins again and what is in hand is read and dropped, 416 at the
+full length says that nothing is missing. A 206 for another range than was asked for is refused:
+appending it would corrupt the file (RFC 9110, sections 14 and 15.3.7).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from aiofiles_api.errors import APIResponseError
+
+__all__ = ["Continuation", "continue_from"]
+
+
+@attrs.frozen
+class Continuation:
+    """What to do with a reply's body.
+
+    Attributes:
+        skip: Bytes at the body's beginning to read and drop.
+        total: The whole content's length, if the reply tells it.
+        complete: Nothing is there from the offset on; the body is not content.
+    """
+
+    skip: int
+    total: int | None
+    complete: bool = False
+
+
+def continue_from(offset: int, *, status: int, headers: Mapping[str, str]) -> Continuation | None:
+    """Judge a reply to the request for the content from `offset` on.
+
+    Returns:
+        What to do with the body, or `None` when the reply is no content but an error.
+
+    Raises:
+        APIResponseError: The reply claims to be content and cannot be used.
+    """
+    if status == 200:  # noqa: PLR2004 - an HTTP status says itself
+        return Continuation(skip=offset, total=_length(headers))
+    if status == 206:  # noqa: PLR2004
+        return _judge_partial(offset, headers)
+    total = _unsatisfied_total(headers)
+    if status == 416 and total is not None and total <= offset:  # noqa: PLR2004
+        return Continuation(skip=0, total=total, complete=True)
+    return None
+
+
+def _judge_partial(offset: int, headers: Mapping[str, str]) -> Continuation:
+    content_range = headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", content_range)
+    if match is None:
+        msg = f"a partial reply with the Content-Range {content_range[:80]!r}"
+        raise APIResponseError(msg)
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    length = _length(headers)
+    contradicts_itself = (
+        last < first
+        or (total is not None and last >= total)
+        or (length is not None and length != last - first + 1)
+    )
+    if first != offset or contradicts_itself:
+        msg = f"a partial reply with the range {content_range!r}, asked for bytes from {offset}"
+        raise APIResponseError(msg)
+    return Continuation(skip=0, total=total)
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("Content-Length", "")
+    return int(value) if re.fullmatch(r"\d{1,19}", value) else None
+
+
+def _unsatisfied_total(headers: Mapping[str, str]) -> int | None:
+    match = re.fullmatch(r"bytes \*/(\d{1,19})", headers.get("Content-Range", ""))
+    return int(match[1]) if match else None

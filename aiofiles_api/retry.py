@@ -1,0 +1,82 @@
+"""Pure decision: may a failed attempt be made again, and after how long?
+
+The error says whether it is worth it (`retryable`) and what the server asked for (`retry_after`).
+Otherwise the delay is exponential with full jitter: any time up to a bound that doubles with each
+attempt, so that many clients that failed together do not come back together
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from aiofiles_api.errors import APIStatusError, ConfigurationError, FilesError
+
+__all__ = ["RetryPolicy", "delay_before_retry"]
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a failed request is made again.
+
+    Attributes:
+        attempts: Requests in all, the first one included; 1 means no retries.
+        backoff: Seconds; the bound of the first delay, doubled for each further one.
+        max_backoff: Seconds; the bound that the doubling stops at.
+        max_retry_after: Seconds; a server that asks for a longer wait ends the operation at once.
+        deadline: Seconds for the whole operation, or `None`; no retry begins that would pass it.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    attempts: int = 8
+    backoff: float = 0.5
+    max_backoff: float = 30.0
+    max_retry_after: float = 120.0
+    deadline: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.attempts < 1:
+            msg = f"RetryPolicy.attempts is {self.attempts}; pass 1 (no retries) or more"
+            raise ConfigurationError(msg)
+        for name in ("backoff", "max_backoff", "max_retry_after", "deadline"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds >= 0:
+                msg = f"RetryPolicy.{name} is {seconds}; pass seconds, 0 or more"
+                raise ConfigurationError(msg)
+
+
+def delay_before_retry(
+    policy: RetryPolicy,
+    error: FilesError,
+    *,
+    attempt: int,
+    elapsed: float,
+    random: Callable[[], float],
+) -> float | None:
+    """Return the seconds to wait before the next attempt, or `None` when there must be none.
+
+    Args:
+        policy: The bounds.
+        error: How the attempt failed.
+        attempt: The number of the attempt that failed, from 1.
+        elapsed: Seconds since the operation began.
+        random: Gives a number from 0 to 1.
+    """
+    if not error.retryable or attempt >= policy.attempts:
+        return None
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is not None:
+        delay = max(asked, 0.0)
+        if delay > policy.max_retry_after:
+            return None
+    else:
+        # The exponent is capped before it can overflow a float.
+        delay = random() * min(policy.backoff * 2.0 ** min(attempt - 1, 64), policy.max_backoff)
+    if policy.deadline is not None and elapsed + delay >= policy.deadline:
+        return None
+    return delay

@@ -1,0 +1,613 @@
+"""`SessionManager`: connections, credentials, timeouts, redirects, errors, and the retry loop.
+
+The only core module that knows aiohttp. It sends a `protocol.Request`, gives back an `Exchange`
+whose body is still to be read, and turns every exception of aiohttp into one of ours. What aiohttp
+would do by itself and we must do otherwise is switched off:
+
+- redirects: it would forward `api-key` to other origins, and turn a POST into a GET;
+- the environment's proxies: a netrc entry would clash with our `Authorization`;
+- its total timeout: 300 s would end every large transfer;
+- decompression of content, cookies, and waiting for a connection (our own slots come first, so
+  that the bound on connecting does not count the time in the queue).
+
+Work is registered with the session while it runs, so that `aclose()` can interrupt it from any
+task: whoever was interrupted gets `ClientClosedError`, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl as ssl_module
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias, TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohttp's, not ours
+
+from aiofiles_api.config import Config, Secret, checked_key
+from aiofiles_api.errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseError,
+    APITimeoutError,
+    ClientClosedError,
+    ConfigurationError,
+    FilesError,
+)
+from aiofiles_api.protocol import Reply, Request, origin, redirect_url
+from aiofiles_api.retry import RetryPolicy, delay_before_retry
+from aiofiles_api.sources import Buffer, Reader
+from aiofiles_api.threads import Threads, join, settle
+
+__all__ = ["Exchange", "OpenBody", "Retries", "SessionManager", "TlsSetting"]
+
+T = TypeVar("T")
+
+TlsSetting: TypeAlias = ssl_module.SSLContext | aiohttp.Fingerprint | bool
+"""How to check the server's certificate; `False` does not, which is for tests alone."""
+
+_READ_BUFFER = 512 * 1024
+"""Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
+
+_IDLE = 4.0
+"""Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
+a POST does not meet a connection that is being closed at the other end."""
+
+_LARGEST_JSON = 32 * 1024 * 1024
+_LARGEST_ERROR = 64 * 1024
+_MOST_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+OpenBody: TypeAlias = Callable[[], Awaitable[Reader]]
+"""Makes a fresh body for each attempt, standing at the beginning."""
+
+
+class SessionManager:
+    """The connections of one client, and the one way through which all requests go.
+
+    Args:
+        config: The settings.
+        tls: How to check the server's certificate.
+        connector: An aiohttp connector to use instead of our own; it is never closed.
+        trace_configs: aiohttp's tracing hooks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tls: TlsSetting = True,
+        connector: aiohttp.BaseConnector | None = None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+    ) -> None:
+        self.config = config
+        self.threads = Threads()
+        self._tls = tls
+        self._connector = connector
+        self._trace_configs = list(trace_configs)
+        self._slots = asyncio.Semaphore(config.max_connections)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._http: aiohttp.ClientSession | None = None
+        self._active: dict[asyncio.Task[object], _Registration] = {}
+        self._left = asyncio.Event()
+        self._exchanges: set[Exchange] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- one request, with retries -------------------------------------------------------------
+
+    async def call(
+        self,
+        request: Request,
+        read: Callable[[Request, Reply], T],
+        *,
+        open_body: OpenBody | None = None,
+    ) -> T:
+        """Send a request, as often as the policy allows, and return its reply as `read` reads it.
+
+        Raises:
+            APIError: The last attempt failed so.
+            ClientClosedError: The client is closed, or was while this ran.
+        """
+        with self.registered():
+            retries = self.retries()
+            while True:
+                try:
+                    return read(request, await self._fetch(request, open_body))
+                except APIError as error:
+                    await retries.pause(error)
+
+    def retries(self) -> Retries:
+        """Begin to count the attempts of one operation."""
+        return Retries(self.config.retry)
+
+    async def _fetch(self, request: Request, open_body: OpenBody | None) -> Reply:
+        exchange = await self.open(request, open_body=open_body)
+        try:
+            return await exchange.read_reply()
+        finally:
+            await exchange.aclose()
+
+    # --- one attempt ---------------------------------------------------------------------------
+
+    async def open(self, request: Request, *, open_body: OpenBody | None = None) -> Exchange:
+        """Send a request once and return the exchange when the reply's headers have come.
+
+        The caller owes the exchange an `aclose()`.
+
+        Raises:
+            APIError: The attempt failed; a reply with an error status is no failure here.
+        """
+        self._check_usable()
+        await self._slots.acquire()
+        try:
+            exchange = await self._follow(request, open_body)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._exchanges.add(exchange)
+        return exchange
+
+    async def _follow(self, request: Request, open_body: OpenBody | None) -> Exchange:
+        home = url = request.url(self.config.base_url, self.config.params)
+        for _ in range(_MOST_REDIRECTS):
+            is_home = origin(url) == origin(home)
+            headers = await self._headers(request) if is_home else _plain_headers(request)
+            exchange = await self._send(request, url, headers, open_body, is_secret=url != home)
+            if exchange.status not in _REDIRECTS:
+                return exchange
+            try:
+                url = redirect_url(request, await exchange.read_reply(), sent_to=url)
+            finally:
+                await exchange.close()
+        msg = f"{request.what}: redirected more than {_MOST_REDIRECTS} times; check base_url"
+        raise APIResponseError(msg, retryable=False)
+
+    async def _headers(self, request: Request) -> dict[str, str]:
+        """Return the headers with credentials; the caller's own ones prevail."""
+        headers = {**_plain_headers(request), **self.config.headers}
+        key = self.config.api_key
+        given = {name.lower() for name in self.config.headers}
+        if key is not None and "authorization" not in given:
+            secret = key if isinstance(key, Secret) else checked_key(await key())
+            headers["Authorization"] = Secret(f"Bearer {secret}")
+        return headers
+
+    async def _send(
+        self,
+        request: Request,
+        url: str,
+        headers: dict[str, str],
+        open_body: OpenBody | None,
+        *,
+        is_secret: bool,
+    ) -> Exchange:
+        timeouts = self.config.timeouts
+        payload = None
+        if open_body is not None:
+            payload = _Payload(await open_body(), request.headers["Content-Type"], timeouts.write)
+        try:
+            with self.translated(request.what, payload, is_secret=is_secret):
+                response = await self._client().request(
+                    request.method,
+                    URL(url, encoded=True),
+                    data=payload,
+                    headers=headers,
+                    allow_redirects=False,
+                    auto_decompress=not request.is_content,
+                    proxy=self._proxy_for(url),
+                    timeout=aiohttp.ClientTimeout(
+                        total=timeouts.total, connect=timeouts.connect, sock_read=timeouts.reply
+                    ),
+                )
+        except BaseException:
+            if payload is not None:
+                await payload.aclose()
+            raise
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            # From here on, silence is silence inside the body.
+            connection.protocol.read_timeout = timeouts.read
+            connection.protocol.start_timeout()
+        return Exchange(self, request, response, payload, is_secret=is_secret)
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=self._connector
+                or aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE, ssl=self._tls),
+                connector_owner=self._connector is None,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "aiofiles-api"},
+                read_bufsize=_READ_BUFFER,
+                trace_configs=self._trace_configs,
+            )
+        return self._http
+
+    def _proxy_for(self, url: str) -> str | None:
+        if self.config.proxy is not None or not self.config.trust_env:
+            return self.config.proxy
+        scheme, host, _ = origin(url)
+        proxy = getproxies().get(scheme)
+        return None if proxy is None or (host and proxy_bypass(host)) else proxy
+
+    # --- errors: every exception of aiohttp becomes one of ours, here and nowhere else -----------
+
+    @contextmanager
+    def translated(self, what: str, payload: _Payload | None, *, is_secret: bool) -> Iterator[None]:
+        """Turn what aiohttp raises into an error of ours.
+
+        Args:
+            what: What is being done to what, for the message.
+            payload: The body that is being sent; its own failure comes first.
+            is_secret: Whether the URL may not be shown, as that of a redirect to a signed one.
+        """
+        try:
+            yield
+        except FilesError:
+            raise
+        except Exception as error:
+            if self._closing is not None:
+                raise _closed_error() from error
+            if payload is not None and payload.failure is not None:
+                raise payload.failure from None
+            mine = _translate(error, what, payload)
+            # The message of the cause may show the URL.
+            raise mine from (None if is_secret else error)
+
+    # --- closing -------------------------------------------------------------------------------
+
+    @contextmanager
+    def registered(self) -> Iterator[None]:
+        """Let `aclose()` interrupt and await what runs inside, which then raises our error.
+
+        Raises:
+            ClientClosedError: The client is closed, or was while this ran.
+        """
+        self._check_usable()
+        task = asyncio.current_task()
+        if task is None or task in self._active:
+            yield  # inside a part of the same operation
+            return
+        registration = self._active[task] = _Registration(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if registration.was_interrupted():
+                raise _closed_error() from None
+            raise
+        finally:
+            del self._active[task]
+            self._left.set()
+
+    def release(self, exchange: Exchange) -> None:
+        """Take back the slot of an exchange that has ended."""
+        self._exchanges.discard(exchange)
+        self._slots.release()
+
+    async def aclose(self) -> None:
+        """Refuse new work, interrupt what runs, wait for it, and close every connection."""
+        if self._closing is None:
+            caller = asyncio.current_task()
+            self._closing = asyncio.create_task(self._close(caller))
+        # Even when we are cancelled, what has begun to close is closed.
+        await join(self._closing)
+
+    async def _close(self, caller: asyncio.Task[object] | None) -> None:
+        others = [entry for task, entry in self._active.items() if task is not caller]
+        for registration in others:
+            registration.interrupt()
+        while any(registration.task in self._active for registration in others):
+            self._left.clear()
+            await self._left.wait()
+        for exchange in list(self._exchanges):
+            await exchange.aclose()
+        if self._http is not None:
+            await self._http.close()
+        self.threads.close()
+
+    def _check_usable(self) -> None:
+        if self._closing is not None:
+            raise _closed_error()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            msg = "this client belongs to another event loop; make one client for each loop"
+            raise ConfigurationError(msg)
+
+
+class Retries:
+    """The attempts of one operation: the only place where a failure is tried again.
+
+    Attributes:
+        attempt: The number of the attempt that runs now, from 1.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.attempt = 1
+        self._policy = policy
+        self._began = time.monotonic()
+
+    async def pause(self, error: FilesError) -> None:
+        """Wait until the next attempt may begin.
+
+        Raises:
+            FilesError: `error` itself, when there must be no other attempt.
+        """
+        delay = delay_before_retry(
+            self._policy,
+            error,
+            attempt=self.attempt,
+            elapsed=time.monotonic() - self._began,
+            random=random.random,
+        )
+        if delay is None:
+            if self.attempt > 1:
+                error.add_note(f"This was attempt {self.attempt}.")
+            raise error
+        await asyncio.sleep(delay)
+        self.attempt += 1
+
+
+class Exchange:
+    """A request that was sent, and its reply, whose body is still to be read.
+
+    Attributes:
+        status: The reply's HTTP status.
+        headers: The reply's headers; looking one up ignores case.
+    """
+
+    def __init__(
+        self,
+        session: SessionManager,
+        request: Request,
+        response: aiohttp.ClientResponse,
+        payload: _Payload | None,
+        *,
+        is_secret: bool,
+    ) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._session = session
+        self._request = request
+        self._response = response
+        self._payload = payload
+        self._is_secret = is_secret
+        self._is_open = True
+
+    async def read_chunk(self) -> bytes:
+        """Return what has come of the body since the last call, waiting for some; empty at the end.
+
+        Raises:
+            APIConnectionError: The body was cut.
+            APITimeoutError: It fell silent.
+        """
+        with self._session.translated(self._request.what, self._payload, is_secret=self._is_secret):
+            return await self._response.content.readany()
+
+    async def read_reply(self) -> Reply:
+        """Read the whole body; of an error's, only the beginning.
+
+        Raises:
+            APIResponseError: The body of a success is longer than any that the API sends.
+        """
+        is_error = not 200 <= self.status < 300  # noqa: PLR2004 - the class of a status
+        body = bytearray()
+        try:
+            while chunk := await self.read_chunk():
+                body += chunk
+                if is_error and len(body) > _LARGEST_ERROR:
+                    break
+                if len(body) > _LARGEST_JSON:
+                    msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
+                    raise APIResponseError(msg, retryable=False)
+        except APIError:
+            # An error's status says what is wrong, even where the text about it was cut.
+            if not is_error:
+                raise
+        key = self._session.config.api_key
+        return Reply(
+            status=self.status,
+            headers=self.headers,
+            body=bytes(body),
+            received_at=time.time(),
+            secret=key if isinstance(key, Secret) else None,
+        )
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the reply or the body is not complete."""
+        if self._is_open:
+            self._session.release(self)
+            await self.close()
+
+    async def close(self) -> None:
+        """End the exchange of an attempt that holds no slot of its own."""
+        self._is_open = False
+        self._response.close()  # which does nothing to a connection already given back
+        if self._payload is not None:
+            await self._payload.aclose()
+
+
+class _Registration:
+    """A task that works for the client, and whether `aclose()` has interrupted it.
+
+    It counts cancellations as `asyncio.timeout` does, so that somebody else's is not swallowed.
+    """
+
+    def __init__(self, task: asyncio.Task[object]) -> None:
+        self.task = task
+        self._interrupted = False
+        self._cancellations_before = task.cancelling()
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self.task.cancel()
+
+    def was_interrupted(self) -> bool:
+        return self._interrupted and self.task.uncancel() <= self._cancellations_before
+
+
+class _Payload(aiohttp.Payload):
+    """Adapts a body to aiohttp, and watches that its bytes move.
+
+    aiohttp writes it in a task of its own, wraps what it raises, and forgets that task when a reply
+    comes early; so the failure is kept here, and `aclose()` ends the task.
+
+    Attributes:
+        failure: What the body raised.
+    """
+
+    def __init__(self, body: Reader, content_type: str, limit: float | None) -> None:
+        super().__init__(body, content_type=content_type)
+        self._size = body.length
+        self._body = body
+        self._limit = limit
+        self._writer: asyncio.Task[object] | None = None
+        self._watch: _StallWatch | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether bytes waited in the transport for longer than allowed."""
+        return self._watch is not None and self._watch.stalled
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self,
+        writer: AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - always that of the body
+    ) -> None:
+        self._writer = asyncio.current_task()
+        watch = self._watch = _StallWatch(writer, self._limit)
+        try:
+            while chunk := await self._read():
+                await writer.write(chunk)
+                watch.written += len(chunk)
+        finally:
+            watch.stop()
+
+    async def _read(self) -> Buffer:
+        try:
+            return await self._body.read()
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
+        raise TypeError  # abstract in aiohttp, which asks for it only to show a body of text
+
+    async def aclose(self) -> None:
+        """End aiohttp's task that writes the body, and release the body."""
+        try:
+            if self._writer is not None and not self._writer.done():
+                self._writer.cancel()
+                await settle(self._writer)
+        finally:
+            await self._body.aclose()
+
+
+class _StallWatch:
+    """Breaks a connection whose bytes wait in the transport without moving; aiohttp has no such.
+
+    A slow source does not count: while it gives nothing, nothing waits.
+
+    Attributes:
+        written: Bytes handed to the transport so far.
+        stalled: Whether the connection was broken.
+    """
+
+    def __init__(self, writer: AbstractStreamWriter, limit: float | None) -> None:
+        self.written = 0
+        self.stalled = False
+        self._transport = writer.transport
+        self._loop = asyncio.get_running_loop()
+        self._moved = 0
+        self._moved_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        if limit is not None:
+            self._timer = self._loop.call_later(min(limit / 4, 1.0), self._look, limit)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self, limit: float) -> None:
+        if self._transport is None:
+            return
+        waiting = self._transport.get_write_buffer_size()
+        if waiting == 0 or self.written - waiting != self._moved:
+            self._moved = self.written - waiting
+            self._moved_at = self._loop.time()
+        elif self._loop.time() - self._moved_at >= limit:
+            self.stalled = True
+            self._transport.abort()
+            return
+        self._timer = self._loop.call_later(min(limit / 4, 1.0), self._look, limit)
+
+
+def _plain_headers(request: Request) -> dict[str, str]:
+    # Lengths and ranges are those of the file only when nothing is encoded.
+    return {"Accept": "application/json", "Accept-Encoding": "identity", **request.headers}
+
+
+# What an exception of aiohttp becomes, from the special to the general: the first that fits counts.
+_TRANSLATIONS: tuple[tuple[type[Exception], type[APIConnectionError | APIResponseError], str], ...]
+_TRANSLATIONS = (
+    (
+        aiohttp.ConnectionTimeoutError,
+        APITimeoutError,
+        "no connection within Timeouts.connect; check base_url and the network",
+    ),
+    (
+        aiohttp.SocketTimeoutError,
+        APITimeoutError,
+        "the server was silent for too long (Timeouts.reply before its reply, .read within)",
+    ),
+    (TimeoutError, APITimeoutError, "not done within Timeouts.total; allow more time"),
+    (
+        aiohttp.ClientHttpProxyError,
+        APIConnectionError,
+        "the proxy refused the connection; check HTTPS_PROXY and NO_PROXY, or proxy=",
+    ),
+    (
+        aiohttp.ClientResponseError,
+        APIResponseError,
+        "the reply is not HTTP, or its headers are too large; check base_url",
+    ),
+)
+
+
+def _translate(error: Exception, what: str, payload: _Payload | None) -> APIError:
+    if payload is not None and payload.stalled:
+        return APITimeoutError(f"{what}: the server took no bytes for too long (Timeouts.write)")
+    for of, into, text in _TRANSLATIONS:
+        if isinstance(error, of):
+            return into(f"{what}: {text}")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        msg = (
+            f"{what}: the certificate is not trusted ({error.certificate_error});"
+            " check base_url, or pass ssl="
+        )
+        return APIConnectionError(msg, retryable=False)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        msg = f"{what}: cannot connect to {why}; check base_url and the network"
+        return APIConnectionError(msg)
+    if isinstance(error, aiohttp.ClientPayloadError) and "not completed" not in str(error):
+        return APIResponseError(f"{what}: the reply's body is malformed; check base_url")
+    msg = f"{what}: the connection was lost ({type(error).__name__}); try again"
+    return APIConnectionError(msg)
+
+
+def _closed_error() -> ClientClosedError:
+    return ClientClosedError(
+        "the client is closed; use it inside its `async with`, or make another"
+    )

@@ -1,0 +1,524 @@
+"""Byte sources over every input that a user may hold.
+
+A `Source` can be opened once for each attempt and gives a `Reader` that stands at the same place
+every time; where that is impossible it says so with `SourceNotReplayableError`. Blocking reads
+happen in threads, one chunk ahead of whoever consumes them, so memory is a few chunks whatever
+the source's size. Nothing that the caller opened is ever closed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import os
+import select
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import Protocol, TypeAlias, cast
+
+from aiofiles_api.errors import (
+    InvalidArgumentError,
+    SourceChangedError,
+    SourceError,
+    SourceNotReplayableError,
+)
+from aiofiles_api.threads import Threads, join, settle
+
+__all__ = [
+    "AsyncBinaryFile",
+    "BinaryFile",
+    "Buffer",
+    "Reader",
+    "Source",
+    "UploadSource",
+    "as_source",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_CHUNK = 1024 * 1024
+"""Bytes read at a time: few enough hops between threads, little enough memory."""
+
+_SMALL = 256 * 1024
+"""A file up to this length is opened, read and closed in one hop."""
+
+_PIPE_POLL = 100
+"""Milliseconds for which a thread waits for a pipe before it looks whether it is still wanted."""
+
+
+class BinaryFile(Protocol):
+    """A binary file object, as `open(…, "rb")` gives it."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+        ...
+
+
+class AsyncBinaryFile(Protocol):
+    """An asynchronous binary file object: FastAPI's `UploadFile`, anyio's and aiofiles' files."""
+
+    async def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+        ...
+
+
+class _SeekableFile(BinaryFile, Protocol):
+    """What a file object may have besides; whether it works is seen when it is tried."""
+
+    def seekable(self) -> bool: ...
+    def tell(self) -> int: ...
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+
+
+class _AsyncSeekableFile(AsyncBinaryFile, Protocol):
+    """The same of an asynchronous one."""
+
+    async def tell(self) -> int: ...
+    async def seek(self, offset: int, whence: int = ..., /) -> int: ...
+
+
+UploadSource: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | Buffer
+    | BinaryFile
+    | AsyncBinaryFile
+    | AsyncIterable[bytes]
+    | Iterable[bytes]
+)
+"""What can be uploaded: a path, bytes, a binary file object, or an iterable of bytes."""
+
+
+class Reader(Protocol):
+    """One pass over a source.
+
+    Attributes:
+        length: The bytes that it will give, or `None` when that cannot be known.
+    """
+
+    length: int | None
+
+    async def read(self) -> Buffer:
+        """Return the next chunk, empty at the end.
+
+        Raises:
+            SourceError: The source cannot be read.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Wait for what a thread still does, and release what was opened here."""
+        ...
+
+
+class Source(Protocol):
+    """Something that can be uploaded.
+
+    Attributes:
+        name: The name that it bears, or `None`.
+    """
+
+    name: str | None
+
+    async def open(self) -> Reader:
+        """Return a reader that stands where the first one stood.
+
+        Raises:
+            SourceError: It cannot be read.
+            SourceNotReplayableError: It was consumed and cannot be read a second time.
+        """
+        ...
+
+
+def as_source(upload: UploadSource, threads: Threads) -> Source:
+    """Return a source over what the caller handed in; nothing is read or opened yet.
+
+    Raises:
+        InvalidArgumentError: It is none of the kinds of `UploadSource`.
+    """
+    if isinstance(upload, str | os.PathLike):
+        return _PathSource(upload, threads)
+    if isinstance(upload, io.TextIOBase):
+        msg = "source: the file is open in text mode; open it in binary mode: open(path, 'rb')"
+        raise InvalidArgumentError(msg)
+    view = _view(upload)
+    if view is not None:
+        return _MemorySource(view)
+    name = _name_of(upload)
+    # UploadFile and anyio's files are wrappers around a plain file, which can be read ahead.
+    plain = _unwrapped(upload)
+    read = getattr(plain, "read", None)
+    if inspect.iscoroutinefunction(read):
+        return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name)
+    if callable(read):
+        return _FileSource(cast("_SeekableFile", plain), name, threads)
+    if isinstance(upload, AsyncIterable):
+        return _AsyncIterableSource(upload, name)
+    if isinstance(upload, Iterable):
+        return _IterableSource(cast("Iterable[bytes]", upload), name, threads)
+    msg = (
+        f"source: cannot upload a {type(upload).__name__}; pass a path, bytes, a binary file"
+        " object or an iterable of bytes"
+    )
+    raise InvalidArgumentError(msg)
+
+
+def _view(upload: object) -> memoryview | None:
+    try:
+        view = memoryview(upload)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    try:
+        return view.cast("B")
+    except TypeError as error:
+        msg = "source: the memoryview is not contiguous; pass bytes(view)"
+        raise InvalidArgumentError(msg) from error
+
+
+def _unwrapped(upload: object) -> object:
+    if inspect.iscoroutinefunction(getattr(upload, "read", None)):
+        for attribute in ("file", "wrapped"):
+            inner = getattr(upload, attribute, None)
+            if callable(getattr(inner, "read", None)):
+                return inner
+    return upload
+
+
+def _name_of(upload: object) -> str | None:
+    for attribute in ("filename", "name"):
+        name = getattr(upload, attribute, None)
+        if isinstance(name, str | bytes) and name:
+            return os.path.basename(os.fsdecode(name)) or None
+    return None
+
+
+class _MemoryReader:
+    """Slices of bytes in memory, without copies."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.length: int | None = len(view)
+        self._view = view
+        self._position = 0
+
+    async def read(self) -> Buffer:
+        chunk = self._view[self._position : self._position + _CHUNK]
+        self._position += len(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        self._view = memoryview(b"")
+
+
+class _MemorySource:
+    def __init__(self, view: memoryview) -> None:
+        self.name: str | None = None
+        self._view = view
+
+    async def open(self) -> Reader:
+        return _MemoryReader(self._view)
+
+
+class _ThreadReader:
+    """Chunks that a blocking function returns, read one ahead in a thread."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        read: Callable[[], bytes],
+        *,
+        length: int | None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.length = length
+        self._threads = threads
+        self._read = read
+        self._close = close
+        self._ahead: asyncio.Future[bytes] | None = None
+
+    async def read(self) -> Buffer:
+        chunk = await join(self._ahead or self._threads.start(self._read))
+        self._ahead = self._threads.start(self._read) if chunk else None
+        return chunk
+
+    async def aclose(self) -> None:
+        try:
+            if self._ahead is not None:
+                await settle(self._ahead)
+        finally:
+            if self._close is not None:
+                await self._threads.run(self._close)
+
+
+class _PipeReader:
+    """A pipe, a terminal or a device: it may be silent for long, and a thread must not be."""
+
+    length: int | None = None
+
+    def __init__(self, threads: Threads, descriptor: int, what: str) -> None:
+        self._threads = threads
+        self._descriptor = descriptor
+        self._what = what
+
+    async def read(self) -> Buffer:
+        while True:
+            chunk = await self._threads.run(self._poll)
+            if chunk is not None:
+                return chunk
+
+    def _poll(self) -> bytes | None:
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        if not poller.poll(_PIPE_POLL):
+            return None
+        try:
+            return os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _unreadable(self._what, error) from error
+
+    async def aclose(self) -> None:
+        await self._threads.run(partial(os.close, self._descriptor))
+
+
+class _PathSource:
+    """A path, opened anew for each attempt."""
+
+    def __init__(self, path: str | os.PathLike[str], threads: Threads) -> None:
+        self._path = os.fspath(path)
+        self._what = f"the file {os.fsdecode(self._path)!r}"
+        self._threads = threads
+        self._is_consumed_pipe = False
+        self.name: str | None = os.path.basename(os.fsdecode(self._path)) or None
+
+    async def open(self) -> Reader:
+        if self._is_consumed_pipe:
+            raise _not_replayable(self._what)
+        return await self._threads.run(self._open)
+
+    def _open(self) -> Reader:
+        try:
+            # O_NONBLOCK: opening a pipe that nobody writes to yet would block for ever.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._what, error) from error
+        keep_open = False
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                msg = f"{self._what} is a directory; pass the path of a file in it"
+                raise SourceError(msg)
+            if not stat.S_ISREG(status.st_mode):
+                keep_open = self._is_consumed_pipe = True
+                return _PipeReader(self._threads, descriptor, self._what)
+            if status.st_size <= _SMALL:
+                return self._read_whole(descriptor)
+            keep_open = True
+            return _ThreadReader(
+                self._threads,
+                partial(_read_chunk, partial(os.read, descriptor), self._what),
+                length=status.st_size,
+                close=partial(os.close, descriptor),
+            )
+        finally:
+            if not keep_open:
+                os.close(descriptor)
+
+    def _read_whole(self, descriptor: int) -> Reader:
+        content = bytearray()
+        while chunk := _read_chunk(partial(os.read, descriptor), self._what):
+            content += chunk
+            if len(content) > _SMALL:
+                msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
+                raise SourceChangedError(msg)
+        return _MemoryReader(memoryview(content))
+
+
+class _FileSource:
+    """A blocking file object, read from where it stands; rewound for each attempt if it can be."""
+
+    def __init__(self, file: _SeekableFile, name: str | None, threads: Threads) -> None:
+        self.name = name
+        self._file = file
+        self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
+        self._threads = threads
+        self._start: int | None = None
+        self._opened = False
+
+    async def open(self) -> Reader:
+        length = await self._threads.run(self._rewind)
+        read = partial(_read_chunk, self._file.read, self._what)
+        return _ThreadReader(self._threads, read, length=length)
+
+    def _rewind(self) -> int | None:
+        if self._opened and self._start is None:
+            raise _not_replayable(self._what)
+        try:
+            if not self._opened:
+                self._opened = True
+                self._start = _position(self._file)
+            if self._start is None:
+                return None
+            end = self._file.seek(0, os.SEEK_END)
+            self._file.seek(self._start)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._what, error) from error
+        return max(end - self._start, 0)
+
+
+class _AsyncFileSource:
+    """An asynchronous file object, read from where it stands."""
+
+    def __init__(self, file: _AsyncSeekableFile, name: str | None) -> None:
+        self.name = name
+        self._file = file
+        self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
+        self._start: int | None = None
+        self._opened = False
+
+    async def open(self) -> Reader:
+        file = self._file
+        if self._opened and self._start is None:
+            raise _not_replayable(self._what)
+        length = None
+        try:
+            if not self._opened:
+                self._opened = True
+                self._start = await _async_position(file)
+            if self._start is not None:
+                end = await file.seek(0, os.SEEK_END)
+                await file.seek(self._start)
+                length = max(end - self._start, 0)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._what, error) from error
+        return _AsyncReader(self._read, self._what, length=length)
+
+    async def _read(self) -> object:
+        return await self._file.read(_CHUNK)
+
+
+class _AsyncReader:
+    """Chunks that a coroutine function returns."""
+
+    def __init__(
+        self, read: Callable[[], Awaitable[object]], what: str, *, length: int | None
+    ) -> None:
+        self.length = length
+        self._read = read
+        self._what = what
+
+    async def read(self) -> Buffer:
+        try:
+            chunk = await self._read()
+        except Exception as error:
+            raise _unreadable(self._what, error) from error
+        return _checked_chunk(chunk, self._what)
+
+    async def aclose(self) -> None:
+        pass  # what the caller opened stays open
+
+
+class _AsyncIterableSource:
+    """An asynchronous iterable, which can be asked only once."""
+
+    def __init__(self, iterable: AsyncIterable[bytes], name: str | None) -> None:
+        self.name = name
+        self._iterator: AsyncIterator[bytes] = aiter(iterable)
+        self._what = f"the {type(iterable).__name__}"
+        self._consumed = False
+
+    async def open(self) -> Reader:
+        if self._consumed:
+            raise _not_replayable(self._what)
+        return _AsyncReader(self._next, self._what, length=None)
+
+    async def _next(self) -> object:
+        self._consumed = True
+        async for chunk in self._iterator:
+            if len(chunk):  # an empty one would say that this is the end
+                return chunk
+        return b""
+
+
+class _IterableSource:
+    """An iterable of bytes; only a sequence can be trusted to give the same a second time."""
+
+    def __init__(self, iterable: Iterable[bytes], name: str | None, threads: Threads) -> None:
+        self.name = name
+        self._iterable = iterable
+        self._what = f"the {type(iterable).__name__}"
+        self._threads = threads
+        self._replayable = isinstance(iterable, list | tuple)
+        self._iterator: Iterator[bytes] | None = None
+        self._consumed = False
+
+    async def open(self) -> Reader:
+        if self._consumed and not self._replayable:
+            raise _not_replayable(self._what)
+        if self._iterator is None or self._replayable:
+            self._iterator = iter(self._iterable)
+        return _ThreadReader(self._threads, partial(self._gather, self._iterator), length=None)
+
+    def _gather(self, iterator: Iterator[bytes]) -> bytes:
+        """Join chunks up to a useful size: a hop to a thread for each line would be slow."""
+        self._consumed = True
+        gathered = bytearray()
+        try:
+            for chunk in iterator:
+                gathered += _checked_chunk(chunk, self._what)
+                if len(gathered) >= _SMALL:
+                    break
+        except SourceError:
+            raise
+        except Exception as error:
+            raise _unreadable(self._what, error) from error
+        return bytes(gathered)
+
+
+def _read_chunk(read: Callable[[int], object], what: str) -> bytes:
+    try:
+        chunk = read(_CHUNK)
+    except Exception as error:
+        raise _unreadable(what, error) from error
+    return bytes(_checked_chunk(chunk, what))
+
+
+def _checked_chunk(chunk: object, what: str) -> Buffer:
+    if isinstance(chunk, bytes | bytearray | memoryview):
+        return chunk
+    msg = f"{what} gave a {type(chunk).__name__} instead of bytes; use a binary, blocking one"
+    raise SourceError(msg)
+
+
+def _position(file: _SeekableFile) -> int | None:
+    """Return where a file object stands, or `None` if it cannot go back there."""
+    try:
+        if not file.seekable():
+            return None
+        return file.tell()
+    except (AttributeError, OSError):
+        return None
+
+
+async def _async_position(file: _AsyncSeekableFile) -> int | None:
+    try:
+        position = await file.tell()
+        await file.seek(position)
+    except (AttributeError, OSError):
+        return None
+    return position
+
+
+def _unreadable(what: str, error: Exception) -> SourceError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+    return SourceError(f"{what} cannot be read: {reason}; check that it exists and is readable")
+
+
+def _not_replayable(what: str) -> SourceNotReplayableError:
+    msg = (
+        f"another attempt is needed, but {what} was consumed and cannot be read again;"
+        " upload from a path, from bytes or from a seekable file"
+    )
+    return SourceNotReplayableError(msg)
