@@ -1,32 +1,28 @@
 """Serve the Files API over HTTP: the routes, and the emulator around them.
 
 The event loop only parses and passes on. Every touch of the disk happens in the emulator's own
-threads, in as few visits as can be: one for a small upload, one for a small download, one for a
-page of a listing. Whoever waits for a thread is not let go before its work has ended, even when
-cancelled: a descriptor that is closed too early may by then be another file's.
+threads, in as few visits as can be: one for a small download or a page of a listing, and one for
+all the small uploads that arrive at the same time.
 """
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 import secrets
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Self
 from urllib.parse import quote
 
-import attrs
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.typedefs import Handler, Middleware
 
 from aiofiles_api.emulator.form import (
     FormError,
@@ -34,10 +30,10 @@ from aiofiles_api.emulator.form import (
     FormParser,
     PartBegin,
     PartData,
-    PartEnd,
     boundary_of,
 )
 from aiofiles_api.emulator.store import (
+    Arrival,
     BlobReader,
     BlobWriter,
     NewFile,
@@ -45,29 +41,30 @@ from aiofiles_api.emulator.store import (
     Store,
     UnknownCursorError,
 )
+from aiofiles_api.emulator.threads import Gatherer, Threads
 
 __all__ = ["Emulator"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 _log = logging.getLogger(__name__)
 
-_BATCH_BYTES: Final = 1024 * 1024  # what is read or written in one visit to a thread
 _THREADS: Final = 4
-_FORM_OVERHEAD_BYTES: Final = 1024 * 1024  # what a form may weigh beside its file
+_BATCH_BYTES: Final = 1024 * 1024  # what one visit to a thread reads or writes
+_SMALL_BYTES: Final = 64 * 1024  # what SQLite keeps faster than the file system does
+_FORM_BYTES: Final = 1024 * 1024  # what a form may weigh beside the file in it
 _MAX_VALUE_BYTES: Final = 64 * 1024
 _MAX_PAGE: Final = 10_000
-_GRACE_SECONDS: Final = 0.2  # for requests that are under way when the emulator closes
-_EXPIRE_EVERY_SECONDS: Final = 60.0
+_MAX_NAME_CHARS: Final = 255  # of a Content-Disposition, which clients bound to some kilobytes
+_GRACE_SECONDS: Final = 0.2  # for the requests that are under way when the emulator closes
+_SECONDS_BETWEEN_EXPIRIES: Final = 60.0
 
 _PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-_FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
-_EXPIRES_AFTER_SECONDS: Final = range(3600, 2592000 + 1)
+_ANCHOR: Final = "expires_after[anchor]"
+_SECONDS: Final = "expires_after[seconds]"
+_FIELDS: Final = ("file", "purpose", _ANCHOR, _SECONDS)
+_EXPIRES_AFTER: Final = range(3600, 2_592_000 + 1)
 
-_RANGE: Final = re.compile("bytes=([0-9]{0,19})-([0-9]{0,19})")
-_INTEGER: Final = re.compile("[0-9]{1,10}")
+_INTEGER: Final = re.compile("[0-9]{1,18}")
+_RANGE: Final = re.compile("bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class ApiError(Exception):
@@ -89,64 +86,22 @@ class ApiError(Exception):
         self.headers = headers
 
     def response(self) -> web.Response:
-        """Render the documented error body, all four keys of it."""
+        """Render the documented body, all four keys of it."""
         error = {
             "message": str(self),
-            "type": "invalid_request_error" if self.status < 500 else "server_error",
+            "type": "server_error" if self.status >= 500 else "invalid_request_error",  # noqa: PLR2004
             "param": self.param,
             "code": self.code,
         }
         return web.json_response({"error": error}, status=self.status, headers=self.headers)
 
 
-class Threads:
-    """The emulator's own threads."""
+class Form:
+    """The form of one upload: values are kept, the file's bytes wait to be taken away."""
 
-    def __init__(self) -> None:
-        self._started: list[threading.Thread] = []
-        self._executor = ThreadPoolExecutor(
-            _THREADS, "emulator", lambda: self._started.append(threading.current_thread())
-        )
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function in a thread; when cancelled, go only after it has ended."""
-        call = self._executor.submit(function, *args, **kwargs)
-        future = asyncio.wrap_future(call)
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            future.exception()
-            raise cancelled
-        return future.result()
-
-    async def aclose(self) -> None:
-        """End the threads."""
-        self._executor.shutdown(wait=False)
-        # Joining would block the loop; idle threads end within a few of its turns.
-        while any(thread.is_alive() for thread in self._started):
-            await asyncio.sleep(0)
-
-
-@attrs.frozen
-class Settings:
-    """What an emulator was asked to be."""
-
-    api_key: str | None
-    max_file_bytes: int
-    ranges: bool
-
-
-class Upload:
-    """One form on its way in: its values in memory, its file to disk."""
-
-    def __init__(self, blob: BlobWriter, max_file_bytes: int) -> None:
-        self.blob = blob
-        self.pending: list[bytes | memoryview] = []
-        self.pending_bytes = 0
+    def __init__(self, max_file_bytes: int) -> None:
+        self.waiting: list[memoryview] = []
+        self.waiting_bytes = 0
         self._max_file_bytes = max_file_bytes
         self._file_bytes = 0
         self._filename: str | None = None
@@ -154,7 +109,7 @@ class Upload:
         self._field = ""
 
     def take(self, event: FormEvent) -> None:
-        """Take in one event."""
+        """Take in what the parser found, or refuse it."""
         match event:
             case PartBegin():
                 self._begin(event)
@@ -162,45 +117,42 @@ class Upload:
                 self._extend_file(data)
             case PartData(data):
                 self._extend_value(data)
-            case PartEnd():
-                pass
 
-    def take_pending(self) -> list[bytes | memoryview]:
-        """Hand over the file's bytes that were received and not yet written."""
-        pending, self.pending, self.pending_bytes = self.pending, [], 0
-        return pending
+    def hand_over(self) -> list[memoryview]:
+        """Give the file's bytes that came since the last call."""
+        waiting, self.waiting, self.waiting_bytes = self.waiting, [], 0
+        return waiting
 
     def new_file(self) -> NewFile:
-        """Judge the whole form."""
+        """Judge the form as a whole."""
         if self._filename is None:
-            raise _bad_request("'file' is a required property", "file")
+            raise _invalid("'file' is a required property.", "file")
         return NewFile(self._filename, self._purpose(), self._expires_after())
 
     def _begin(self, part: PartBegin) -> None:
         if part.name not in _FIELDS:
-            raise _bad_request(f"Unrecognized field: {part.name!r}", part.name)
-        if part.name in self._values or (part.name == "file" and self._filename is not None):
-            raise _bad_request(f"Duplicate field: {part.name!r}", part.name)
-        self._field = part.name
-        if part.name != "file":
-            self._values[part.name] = bytearray()
-        elif part.filename is None:
-            raise _bad_request("'file' must be a file, with a filename", "file")
-        else:
+            raise _invalid(f"Additional properties are not allowed: {part.name!r}.", part.name)
+        if part.name in self._values:
+            raise _invalid(f"{part.name!r} was given twice.", part.name)
+        if part.name == "file":
+            if part.filename is None:
+                raise _invalid("'file' needs a filename.", "file")
             self._filename = part.filename
+        self._values[part.name] = bytearray()
+        self._field = part.name
 
     def _extend_file(self, data: memoryview) -> None:
         self._file_bytes += len(data)
         if self._file_bytes > self._max_file_bytes:
             raise _too_large(self._max_file_bytes)
-        self.pending.append(data)
-        self.pending_bytes += len(data)
+        self.waiting.append(data)
+        self.waiting_bytes += len(data)
 
     def _extend_value(self, data: memoryview) -> None:
         value = self._values[self._field]
         value += data
         if len(value) > _MAX_VALUE_BYTES:
-            raise _bad_request(f"The value of {self._field!r} is too long", self._field)
+            raise _invalid(f"{self._field!r} is too long.", self._field)
 
     def _value(self, field: str) -> str | None:
         value = self._values.get(field)
@@ -209,41 +161,40 @@ class Upload:
     def _purpose(self) -> str:
         purpose = self._value("purpose")
         if purpose is None:
-            raise _bad_request("'purpose' is a required property", "purpose")
+            raise _invalid("'purpose' is a required property.", "purpose")
         if purpose not in _PURPOSES:
-            raise _bad_request(f"{purpose!r} is not one of {list(_PURPOSES)}", "purpose")
+            raise _invalid(f"{purpose!r} is not one of {', '.join(_PURPOSES)}.", "purpose")
         return purpose
 
     def _expires_after(self) -> int | None:
-        anchor, seconds = self._value("expires_after[anchor]"), self._value("expires_after[seconds]")
+        anchor, seconds = self._value(_ANCHOR), self._value(_SECONDS)
         if anchor is None and seconds is None:
             return None
         if anchor != "created_at":
-            raise _bad_request(
-                "'expires_after[anchor]' must be 'created_at'", "expires_after[anchor]"
-            )
-        number = _integer(seconds or "")
-        if number not in _EXPIRES_AFTER_SECONDS:
-            raise _bad_request(
-                "'expires_after[seconds]' must be an integer from 3600 to 2592000",
-                "expires_after[seconds]",
-            )
+            raise _invalid(f"{_ANCHOR!r} must be 'created_at'.", _ANCHOR)
+        number = _integer(seconds)
+        if number not in _EXPIRES_AFTER:
+            raise _invalid(f"{_SECONDS!r} must be an integer from 3600 to 2592000.", _SECONDS)
         return number
 
 
 class FilesApi:
     """The five operations."""
 
-    def __init__(self, store: Store, threads: Threads, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, threads: Threads, *, max_file_bytes: int, ranges: bool
+    ) -> None:
         self._store = store
         self._threads = threads
-        self._settings = settings
+        self._add: Gatherer[Arrival, str] = Gatherer(threads, store.add)
+        self._max_file_bytes = max_file_bytes
+        self._ranges = ranges
 
     def routes(self) -> list[web.RouteDef]:
-        """Name the operations' methods and paths."""
+        """Give each operation its method and path."""
         return [
             web.get("/v1/files", self.list_files, allow_head=False),
-            web.post("/v1/files", self.create_file, expect_handler=_expect),
+            web.post("/v1/files", self.create_file, expect_handler=_leave_it_to_the_handler),
             web.get("/v1/files/{file_id}", self.retrieve_file, allow_head=False),
             web.delete("/v1/files/{file_id}", self.delete_file),
             web.get("/v1/files/{file_id}/content", self.download_file, allow_head=False),
@@ -252,9 +203,6 @@ class FilesApi:
     async def list_files(self, request: web.Request) -> web.StreamResponse:
         """GET /files."""
         query = request.query
-        limit = _integer(query.get("limit", str(_MAX_PAGE)))
-        if limit is None or not 1 <= limit <= _MAX_PAGE:
-            raise _bad_request(f"'limit' must be an integer from 1 to {_MAX_PAGE}", "limit")
         after = query.get("after")
         try:
             page = await self._threads.run(
@@ -262,46 +210,32 @@ class FilesApi:
                 purpose=query.get("purpose"),
                 order=_order(query.get("order", "desc")),
                 after=after,
-                limit=limit,
+                limit=_limit(query.get("limit", str(_MAX_PAGE))),
             )
         except UnknownCursorError as error:
-            raise _bad_request(f"No such File object: {after}", "after") from error
+            raise _invalid(f"No such File object: {after}", "after") from error
         return _json_response(page)
 
     async def create_file(self, request: web.Request) -> web.StreamResponse:
         """POST /files."""
-        parser = FormParser(_boundary(request))
-        limit = self._settings.max_file_bytes
-        if (request.content_length or 0) > limit + _FORM_OVERHEAD_BYTES:
-            raise _too_large(limit)
-        if "Expect" in request.headers:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        upload = Upload(self._store.blob(), limit)
         try:
-            await self._receive(request, parser, upload)
-            described = await self._threads.run(
-                self._store.add, upload.new_file(), upload.blob, upload.take_pending()
-            )
-        finally:
-            if upload.blob.is_loose:
-                await self._threads.run(upload.blob.discard)
-        return _json_response(described.encode())
-
-    async def _receive(self, request: web.Request, parser: FormParser, upload: Upload) -> None:
-        received = 0
-        try:
-            async for chunk, _ in request.content.iter_chunks():
-                received += len(chunk)
-                for event in parser.feed(chunk):
-                    upload.take(event)
-                if upload.pending_bytes >= _BATCH_BYTES:
-                    await self._threads.run(upload.blob.write, upload.take_pending())
-            parser.close()
+            parser = FormParser(boundary_of(request.headers.get("Content-Type", "")))
         except FormError as error:
-            raise _bad_request(str(error)) from error
-        except (ConnectionError, web.RequestPayloadError) as error:
-            raise _bad_request("The body was cut.") from error
+            raise _invalid(str(error)) from error
+        if (request.content_length or 0) > self._max_file_bytes + _FORM_BYTES:
+            raise _too_large(self._max_file_bytes)
+        await _ask_for_body(request)
+        file_id = f"file-{secrets.token_hex(16)}"
+        form, blob = Form(self._max_file_bytes), self._store.blob(file_id)
+        try:
+            await self._receive(request, parser, form, blob)
+            new = form.new_file()
+            content = await self._content(form, blob)
+            described = await self._add.run(Arrival(file_id, new, content))
+        finally:
+            if blob.is_loose:
+                await self._threads.run(blob.discard)
+        return _json_response(described.encode())
 
     async def retrieve_file(self, request: web.Request) -> web.StreamResponse:
         """GET /files/{file_id}."""
@@ -329,35 +263,92 @@ class FilesApi:
             if reader.is_open:
                 await self._threads.run(reader.close)
 
+    async def _receive(
+        self, request: web.Request, parser: FormParser, form: Form, blob: BlobWriter
+    ) -> None:
+        """Read the form to its end, writing the file in batches but for a small rest."""
+        received = 0
+        try:
+            async for chunk, _ in request.content.iter_chunks():
+                received += len(chunk)
+                if received > self._max_file_bytes + _FORM_BYTES:
+                    raise _too_large(self._max_file_bytes)
+                for event in parser.feed(chunk):
+                    form.take(event)
+                if form.waiting_bytes >= _BATCH_BYTES:
+                    await self._threads.run(blob.write, form.hand_over())
+            parser.close()
+        except FormError as error:
+            raise _invalid(str(error)) from error
+        except (ConnectionError, web.RequestPayloadError) as error:
+            raise _invalid("The body was cut.") from error
+
+    async def _content(self, form: Form, blob: BlobWriter) -> bytes | BlobWriter:
+        """Bring the content into the form in which it will be kept."""
+        if form.waiting_bytes <= _SMALL_BYTES and not blob.is_loose:
+            return b"".join(form.hand_over())
+        await self._threads.run(blob.finish, form.hand_over())
+        return blob
+
     async def _send(self, request: web.Request, reader: BlobReader) -> web.StreamResponse:
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Disposition": _attachment(reader.filename),
         }
-        span = range(reader.bytes)
-        status = 200
+        status, span = 200, range(reader.bytes)
+        if self._ranges:
+            # An id's content never changes: the id is as strong a validator as any digest.
+            etag = f'"{reader.file_id}"'
+            headers |= {"Accept-Ranges": "bytes", "ETag": etag}
+            asked = _asked_span(request.headers, etag, reader.bytes)
+            if asked is not None:
+                status, span = 206, asked
+                headers["Content-Range"] = f"bytes {span[0]}-{span[-1]}/{reader.bytes}"
+        if reader.content is not None:
+            body = reader.content[span.start : span.stop]
+            return web.Response(status=status, headers=headers, body=body)
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = len(span)
-        await response.prepare(request)
-        for start in range(span.start, span.stop, _BATCH_BYTES):
-            length = min(_BATCH_BYTES, span.stop - start)
-            await response.write(await self._threads.run(reader.read, start, length))
+        await self._stream(request, response, reader, span)
         return response
 
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, reader: BlobReader, span: range
+    ) -> None:
+        try:
+            await response.prepare(request)
+            for start in span[::_BATCH_BYTES]:
+                length = min(_BATCH_BYTES, span.stop - start)
+                await response.write(await self._threads.run(reader.read, start, length))
+        except ConnectionError:
+            pass  # The client has gone.
+        except OSError:
+            # The status is long sent: all that is left is to cut the body, for the client to see.
+            _log.exception("Reading %s failed", reader.file_id)
+            if request.transport is not None:
+                request.transport.abort()
 
-async def _expect(_: web.Request) -> None:
-    """Leave "100 Continue" to the handler, which sends it only if it wants the body."""
+
+async def _leave_it_to_the_handler(_: web.Request) -> None:
+    """Send no "100 Continue" yet: a body that will be refused is better not sent at all."""
 
 
-def _boundary(request: web.Request) -> str:
-    try:
-        return boundary_of(request.headers.get("Content-Type", ""))
-    except FormError as error:
-        raise _bad_request(str(error)) from error
+async def _ask_for_body(request: web.Request) -> None:
+    asks = request.headers.get("Expect", "").lower() == "100-continue"
+    if asks and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # This was not yet the response.
 
 
-def _integer(text: str) -> int | None:
-    return int(text) if _INTEGER.fullmatch(text) else None
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and _INTEGER.fullmatch(text) else None
+
+
+def _limit(text: str) -> int:
+    limit = _integer(text)
+    if limit is None or not 1 <= limit <= _MAX_PAGE:
+        raise _invalid(f"'limit' must be an integer from 1 to {_MAX_PAGE}.", "limit")
+    return limit
 
 
 def _order(text: str) -> Order:
@@ -365,19 +356,51 @@ def _order(text: str) -> Order:
         case "asc" | "desc":
             return text
         case _:
-            raise _bad_request("'order' must be 'asc' or 'desc'", "order")
+            raise _invalid("'order' must be 'asc' or 'desc'.", "order")
+
+
+def _asked_span(headers: Mapping[str, str], etag: str, size: int) -> range | None:
+    """Find what part is asked for, `None` being the whole (RFC 9110, section 14.2).
+
+    Ranges that are malformed, several at once, or of another representation are not heeded.
+
+    Raises:
+        ApiError: Nothing of the content lies in the range.
+    """
+    asked = _RANGE.fullmatch(headers.get("Range", ""))
+    if asked is None or headers.get("If-Range", etag) != etag:
+        return None
+    first, last = asked.groups()
+    if first:
+        if last and int(last) < int(first):
+            return None
+        span = range(int(first), min(int(last) + 1, size) if last else size)
+    elif last:
+        span = range(max(size - int(last), 0), size)
+    else:
+        return None
+    if not span:
+        raise ApiError(
+            416,
+            f"Nothing of the {size} bytes lies in the range.",
+            param="Range",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return span
 
 
 def _attachment(filename: str) -> str:
-    fallback = re.sub(r'[^ !#$&-\[\]-~]', "_", filename)
-    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(filename, safe='')}"
+    """Name a download, in ASCII and in full (RFC 6266); very long names are shortened."""
+    name = filename[:_MAX_NAME_CHARS]
+    plain = re.sub(r"[^ !#$&-\[\]-~]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _json_response(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _bad_request(message: str, param: str | None = None) -> ApiError:
+def _invalid(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, message, param=param)
 
 
@@ -386,11 +409,11 @@ def _no_such_file(file_id: str) -> ApiError:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The file is larger than the limit of {limit} bytes", param="file")
+    return ApiError(413, f"The file is larger than {limit} bytes.", param="file")
 
 
 @web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error with the documented body."""
     try:
         return await handler(request)
@@ -399,56 +422,67 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPMethodNotAllowed as error:
         return ApiError(
             405,
-            f"Not allowed to {request.method} on {request.path}",
+            f"Not allowed to {request.method} on {request.path}.",
             code="method_not_supported",
             headers={"Allow": ", ".join(sorted(error.allowed_methods))},
         ).response()
     except web.HTTPNotFound:
         return ApiError(404, f"Invalid URL ({request.method} {request.path})").response()
-    except ConnectionError:
-        raise
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        return ApiError(500, "The emulator failed; its log says how").response()
+        return ApiError(500, "The emulator failed; its log says how.").response()
 
 
-def authentication(api_key: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """Make the middleware that asks for the key."""
+def _authentication(api_key: str | None) -> Middleware:
+    """Make the guard before all operations; `None` admits every key, but asks for one."""
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.match_info.http_exception is None:
-            _check_key(request, api_key)
+            _check_key(_given_key(request.headers), api_key)
         return await handler(request)
 
     return authenticate
 
 
-def _check_key(request: web.Request, api_key: str | None) -> None:
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        given = request.headers.get("api-key", "")
-    if not given.strip():
+def _given_key(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    return (key if scheme.lower() == "bearer" else headers.get("api-key", "")).strip()
+
+
+def _check_key(given: str, expected: str | None) -> None:
+    challenge = {"WWW-Authenticate": "Bearer"}
+    if not given:
         raise ApiError(
             401,
-            "You did not provide an API key. Send one as 'Authorization: Bearer KEY'.",
-            headers={"WWW-Authenticate": "Bearer"},
+            "You didn't provide an API key. Send it in a header, 'Authorization: Bearer KEY'.",
+            headers=challenge,
         )
-    if api_key is not None and not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+    # aiohttp decodes headers so that any bytes come through.
+    given_bytes = given.encode("utf-8", "surrogateescape")
+    if expected is not None and not hmac.compare_digest(given_bytes, expected.encode()):
         raise ApiError(
-            401,
-            "Incorrect API key provided.",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
+            401, "Incorrect API key provided.", code="invalid_api_key", headers=challenge
         )
 
 
-async def _identify(_: web.Request, response: web.StreamResponse) -> None:
+async def _name_request(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
 
 
 class Emulator:
-    """Serve the Files API from a data directory while the context is open."""
+    """Serve the Files API while its context is open.
+
+    Files live in `data_dir`, which one emulator at a time may use; `None` is a temporary directory
+    that is removed at the end. With `api_key=None` any key is good, though one must be given.
+    `port=0` takes a free port: see `base_url`. `max_file_bytes` reads the API's "512 MB" as MiB,
+    its larger meaning, so as to refuse nothing that the service accepts. Without `ranges` a
+    download is always the whole content and has no ETag, as the API promises no more than that.
+    `clock` gives the time in seconds since the epoch.
+
+    Raises:
+        DataDirInUseError: On entry, where another emulator is using `data_dir`.
+    """
 
     def __init__(
         self,
@@ -462,32 +496,39 @@ class Emulator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._data_dir = None if data_dir is None else Path(data_dir)
-        self._settings = Settings(api_key, max_file_bytes, ranges)
+        self._api_key = api_key
         self._host = host
         self._port = port
+        self._max_file_bytes = max_file_bytes
+        self._ranges = ranges
         self._clock = clock
         self._base_url: str | None = None
-        self._stack = AsyncExitStack()
+        self._running = AsyncExitStack()
 
     @property
     def base_url(self) -> str:
-        """Where it listens, as clients want it, `/v1` included."""
+        """Where it is served, with the `/v1` that clients expect.
+
+        Raises:
+            RuntimeError: It is not running.
+        """
         if self._base_url is None:
-            raise RuntimeError("The emulator is not running: use 'async with'")
+            raise RuntimeError("The emulator is not running: enter it with 'async with' first")
         return self._base_url
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            threads = Threads()
-            stack.push_async_callback(threads.aclose)
+        async with AsyncExitStack() as starting:
+            threads = Threads(_THREADS)
+            starting.push_async_callback(threads.aclose)
             data_dir = self._data_dir
             if data_dir is None:
-                data_dir = Path(await threads.run(tempfile.mkdtemp, prefix="emulator-"))
-                stack.push_async_callback(threads.run, shutil.rmtree, data_dir)
+                data_dir = await starting.enter_async_context(_temporary(threads))
             store = await threads.run(Store, data_dir, self._clock)
-            stack.push_async_callback(threads.run, store.close)
-            self._base_url = await stack.enter_async_context(self._serve(FilesApi(store, threads, self._settings)))
-            self._stack = stack.pop_all()
+            starting.push_async_callback(threads.run, store.close)
+            await starting.enter_async_context(_expiring(store, threads))
+            api = FilesApi(store, threads, max_file_bytes=self._max_file_bytes, ranges=self._ranges)
+            self._base_url = await starting.enter_async_context(self._serving(api))
+            self._running = starting.pop_all()
         return self
 
     async def __aexit__(
@@ -497,14 +538,19 @@ class Emulator:
         traceback: TracebackType | None,
     ) -> None:
         self._base_url = None
-        await self._stack.aclose()
+        await self._running.aclose()
 
     @asynccontextmanager
-    async def _serve(self, api: FilesApi) -> AsyncIterator[str]:
-        app = web.Application(middlewares=[answer_errors, authentication(self._settings.api_key)])
+    async def _serving(self, api: FilesApi) -> AsyncIterator[str]:
+        tasks: set[asyncio.Task[None]] = set()
+        app = web.Application(
+            middlewares=[_watch(tasks), _answer_errors, _authentication(self._api_key)]
+        )
         app.add_routes(api.routes())
-        app.on_response_prepare.append(_identify)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE_SECONDS, read_bufsize=_BATCH_BYTES)
+        app.on_response_prepare.append(_name_request)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_GRACE_SECONDS, read_bufsize=_BATCH_BYTES
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, self._host, self._port)
@@ -512,4 +558,61 @@ class Emulator:
             host = f"[{self._host}]" if ":" in self._host else self._host
             yield f"http://{host}:{site.port}/v1"
         finally:
-            await runner.cleanup()
+            await _shut_down(runner, tasks)
+
+
+async def _shut_down(runner: web.AppRunner, tasks: set[asyncio.Task[None]]) -> None:
+    """Stop serving, and leave neither task nor connection behind."""
+    server = runner.server
+    transports = [] if server is None else [it.transport for it in server.connections]
+    await runner.cleanup()
+    # aiohttp cancels handlers, but does not wait for them; and it leaves a connection open until
+    # all is sent, which is never where the client has stopped reading.
+    for transport in transports:
+        if transport is not None:
+            transport.abort()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _watch(tasks: set[asyncio.Task[None]]) -> Middleware:
+    """Keep the tasks that handle requests in a set while they last."""
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # The request has a task of its own beside that of its connection.
+        for task in (request.task, asyncio.current_task()):
+            if task is not None and task not in tasks:
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        return await handler(request)
+
+    return watch
+
+
+@asynccontextmanager
+async def _temporary(threads: Threads) -> AsyncIterator[Path]:
+    directory = await threads.run(tempfile.mkdtemp, prefix="files-emulator-")
+    try:
+        yield Path(directory)
+    finally:
+        await threads.run(shutil.rmtree, directory)
+
+
+@asynccontextmanager
+async def _expiring(store: Store, threads: Threads) -> AsyncIterator[None]:
+    """Remove expired files, now and regularly: nobody sees them any more, but they take space."""
+
+    async def expire() -> None:
+        while True:
+            while await threads.run(store.expire):
+                pass
+            await asyncio.sleep(_SECONDS_BETWEEN_EXPIRIES)
+
+    task = asyncio.create_task(expire())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -1,23 +1,24 @@
-"""Keep files: what is known of them in SQLite, their bytes in one blob each beside it.
+"""Keep files: all that is known of them in SQLite, with the bytes of the small ones; the bytes of
+the others in a blob each, beside it.
 
-A file exists when, and only when, it has a row. Its blob is written first and in its final place,
-then the row is inserted; to delete, the row goes first. A process that is killed in between leaves
-a blob without a row at worst, which the next start sweeps away. (A power cut may take the last
-seconds' uploads: nothing waits for the disk. Rows whose blob is missing are swept as well.)
+A file exists when, and only when, it has a row. Its blob is written first, at once in its final
+place, then the row is inserted; to delete, the row goes first. A process that is killed in between
+leaves at worst a blob without a row, which the next start sweeps away. (Nothing waits for the disk:
+a power cut may take the uploads of the last seconds. The database survives it, and a row whose
+blob is missing is swept away too.)
 
-A File object never changes, so its JSON is rendered once, when it is stored: a page of a listing is
-then one concatenation, made by SQLite without Python's lock, however many objects it holds.
+A File object never changes, so its JSON is rendered once, when it is stored. A page of a listing
+is then one concatenation, which SQLite makes without holding Python's lock.
 
-Every method blocks, and any thread may call it.
+All methods block; any thread may call them.
 """
 
 import fcntl
 import json
 import os
-import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
@@ -25,6 +26,7 @@ from typing import Final, Literal
 import attrs
 
 __all__ = [
+    "Arrival",
     "BlobReader",
     "BlobWriter",
     "DataDirInUseError",
@@ -36,26 +38,32 @@ __all__ = [
 
 Order = Literal["asc", "desc"]
 
-_BATCH_SECONDS: Final = 30 * 24 * 3600  # purpose=batch expires after 30 days if nothing else is said
+_BATCH_EXPIRES_AFTER: Final = 30 * 24 * 3600  # the API's default for purpose=batch
+_EXPIRED_AT_ONCE: Final = 500
 
-# Files are listed by (created_at, seq); seq is the rowid, which SQLite appends to every index.
-# AUTOINCREMENT: the seq of a deleted file is never given again, or cursors would skip its successor.
+# A listing goes by (created_at, seq): files of the same second stand in the order of their arrival.
+# seq is the rowid, which SQLite appends to every index.
 #
-# A cursor must go on to name its place after its file is deleted, as a tombstone; the newest 100,000
-# of these are kept, ten times the longest page.
+# A deleted file leaves a tombstone, so that a cursor which names it still has its place. The last
+# 100,000 are kept: ten of the longest pages.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS files (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,
     purpose TEXT NOT NULL,
     expires_at INTEGER,
-    bytes INTEGER NOT NULL,
+    has_blob INTEGER NOT NULL,
     object TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS files_by_age ON files (created_at);
 CREATE INDEX IF NOT EXISTS files_by_purpose ON files (purpose, created_at);
 CREATE INDEX IF NOT EXISTS files_by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS files_with_blob ON files (id) WHERE has_blob;
+CREATE TABLE IF NOT EXISTS contents (
+    seq INTEGER PRIMARY KEY,
+    content BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS tombstones (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -63,48 +71,69 @@ CREATE TABLE IF NOT EXISTS tombstones (
     seq INTEGER NOT NULL
 );
 CREATE TRIGGER IF NOT EXISTS bury AFTER DELETE ON files BEGIN
+    DELETE FROM contents WHERE seq = old.seq;
     INSERT INTO tombstones (id, created_at, seq) VALUES (old.id, old.created_at, old.seq);
     DELETE FROM tombstones WHERE number <= last_insert_rowid() - 100000;
 END;
 """
 
-_INSERT: Final = """
-INSERT INTO files (id, created_at, purpose, expires_at, bytes, object) VALUES (?, ?, ?, ?, ?, ?)
+# No seq is used twice while a cursor can tell, or a new file might hide behind a deleted one's.
+_LAST_SEQ: Final = """
+SELECT max(ifnull((SELECT max(seq) FROM files), 0), ifnull((SELECT max(seq) FROM tombstones), 0))
 """
 
-_ALIVE: Final = "(expires_at IS NULL OR expires_at > :now)"
-
-_PAGE: Final = """
-SELECT CAST(group_concat(object) AS BLOB), group_concat(id, ' ') FROM (
-    SELECT object, id FROM files
-    WHERE {condition} AND (created_at, seq) {beyond} (:created_at, :seq) AND {alive}
-    ORDER BY created_at {order}, seq {order} LIMIT :limit
-)
+_INSERT_FILE: Final = """
+INSERT INTO files (seq, id, created_at, purpose, expires_at, has_blob, object)
+VALUES (:seq, :id, :created_at, :purpose, :expires_at, :content IS NULL, :object)
 """
 
-_PAGES: Final[dict[tuple[Order, bool], str]] = {
-    (order, is_filtered): _PAGE.format(
-        condition="purpose = :purpose" if is_filtered else "TRUE",
-        beyond={"asc": ">", "desc": "<"}[order],
-        alive=_ALIVE,
-        order=order,
-    )
-    for order in ("asc", "desc")
-    for is_filtered in (False, True)
-}
+_INSERT_CONTENT: Final = """
+INSERT INTO contents (seq, content) SELECT :seq, :content WHERE :content IS NOT NULL
+"""
 
-# The places before the first file of all.
-_BEFORE_ALL: Final[dict[Order, tuple[int, int]]] = {
-    "asc": (-(2**63), -(2**63)),
-    "desc": (2**63 - 1, 2**63 - 1),
-}
+_FIND: Final = """
+SELECT object FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > :now)
+"""
+
+_READ: Final = """
+SELECT object, content FROM files LEFT JOIN contents USING (seq)
+WHERE id = :id AND (expires_at IS NULL OR expires_at > :now)
+"""
+
+_DELETE: Final = """
+DELETE FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > :now) RETURNING id, has_blob
+"""
+
+_EXPIRE: Final = """
+DELETE FROM files WHERE seq IN (SELECT seq FROM files WHERE expires_at <= :now LIMIT :limit)
+RETURNING id, has_blob
+"""
 
 _PLACE: Final = """
 SELECT created_at, seq FROM files WHERE id = :id
 UNION ALL SELECT created_at, seq FROM tombstones WHERE id = :id
 """
 
-_EXPIRE_AT_ONCE: Final = 500
+_PAGE: Final = """
+SELECT CAST(group_concat(object) AS BLOB), group_concat(id, ' ') FROM (
+    SELECT object, id FROM files
+    WHERE {matches} AND (created_at, seq) {beyond} (:created_at, :seq)
+        AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY created_at {order}, seq {order} LIMIT :limit
+)
+"""
+
+_PAGES: Final[Mapping[tuple[Order, bool], str]] = {
+    (order, is_filtered): _PAGE.format(
+        matches="purpose = :purpose" if is_filtered else "TRUE",
+        beyond={"asc": ">", "desc": "<"}[order],
+        order=order,
+    )
+    for order in ("asc", "desc")
+    for is_filtered in (False, True)
+}
+
+_NO_FILES: Final = b'{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}'
 
 
 class DataDirInUseError(RuntimeError):
@@ -112,34 +141,49 @@ class DataDirInUseError(RuntimeError):
 
 
 class UnknownCursorError(LookupError):
-    """The id after which a page should start was never given out, or was forgotten."""
+    """No file with this id was ever stored, or it was deleted very long ago."""
 
 
 @attrs.frozen
 class NewFile:
-    """What the sender says of a file."""
+    """What is said of a file by its sender."""
 
     filename: str
     purpose: str
     expires_after: int | None = None
-    """Seconds; `None` is 30 days for purpose=batch, and never for all others."""
+    """In seconds; `None` means 30 days for `batch`, and never for all other purposes."""
+
+
+@attrs.frozen
+class _Place:
+    """A place in the listing: a page begins beyond it."""
+
+    created_at: int
+    seq: int
+
+
+_BEGINNING: Final[Mapping[Order, _Place]] = {
+    "asc": _Place(-(2**63), -(2**63)),
+    "desc": _Place(2**63 - 1, 2**63 - 1),
+}
 
 
 class BlobWriter:
-    """The bytes of a file on their way in; used by one thread at a time."""
+    """The bytes of a file on their way in; for one thread at a time."""
 
-    def __init__(self, file_id: str, path: Path) -> None:
-        self.file_id = file_id
+    def __init__(self, path: Path) -> None:
         self.bytes = 0
         self.is_loose = False
-        """A blob is on disk, and no file owns it yet."""
+        """Is there a blob on the disk that no file owns?"""
         self._path = path
         self._descriptor = -1
 
     def write(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Append the chunks."""
+        """Append chunks; the first call creates the blob."""
         if not self.is_loose:
-            self._create()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o600)
+            self.is_loose = True
         for chunk in chunks:
             rest = memoryview(chunk)
             while rest:
@@ -147,76 +191,100 @@ class BlobWriter:
                 self.bytes += written
                 rest = rest[written:]
 
-    def close(self) -> None:
-        """Let go of the descriptor; the blob stays."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def finish(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Append the last chunks, and let go of the descriptor."""
+        self.write(chunks)
+        self._close()
 
     def discard(self) -> None:
         """Remove the blob."""
-        self.close()
+        self._close()
         self._path.unlink()
         self.is_loose = False
 
-    def _create(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._path, flags, 0o600)
-        except FileNotFoundError:  # the first blob of its directory
-            self._path.parent.mkdir(exist_ok=True)
-            self._descriptor = os.open(self._path, flags, 0o600)
-        self.is_loose = True
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@attrs.frozen
+class Arrival:
+    """A file that has come in whole."""
+
+    id: str
+    new: NewFile
+    content: bytes | BlobWriter
+    """A small file's bytes, or the finished blob of another."""
+
+
+@attrs.frozen
+class _Row:
+    seq: int
+    id: str
+    created_at: int
+    purpose: str
+    expires_at: int | None
+    content: bytes | None
+    object: str
 
 
 class BlobReader:
-    """The bytes of a file on their way out; whole even if the file is deleted meanwhile."""
+    """The bytes of a file on their way out, whole even if it is deleted meanwhile."""
 
     def __init__(self, store: "Store", file_id: str) -> None:
         self.file_id = file_id
         self.filename = ""
         self.bytes = 0
+        self.content: bytes | None = None
+        """All of a small file, for which nothing is left to read or to close."""
         self._store = store
         self._descriptor = -1
 
     @property
     def is_open(self) -> bool:
-        """Tell whether a descriptor is held."""
+        """Is a descriptor held?"""
         return self._descriptor >= 0
 
     def open(self) -> bool:
-        """Open the blob, or tell that there is no such file."""
-        found = self._store.find(self.file_id)
+        """Open the file; tell if there is such a one.
+
+        Raises:
+            OSError: Its blob is damaged.
+        """
+        found = self._store.read(self.file_id)
         if found is None:
             return False
-        try:
-            self._descriptor = os.open(
-                self._store.blob_path(self.file_id), os.O_RDONLY | os.O_CLOEXEC
-            )
-        except FileNotFoundError:  # deleted since the line above
-            return False
-        described = json.loads(found)
-        self.filename, self.bytes = described["filename"], described["bytes"]
-        return True
+        described, self.content = found
+        known = json.loads(described)
+        self.filename, self.bytes = known["filename"], known["bytes"]
+        return self.content is not None or self._open_blob()
 
     def read(self, start: int, length: int) -> bytes:
-        """Read exactly so many bytes from a place within the content."""
-        data = os.pread(self._descriptor, length, start)
-        if len(data) != length:
-            raise OSError(f"The blob of {self.file_id} is shorter than it was")
-        return data
+        """Read bytes from within the blob."""
+        return os.pread(self._descriptor, length, start)
 
     def close(self) -> None:
         """Let go of the descriptor."""
-        os.close(self._descriptor)
-        self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+    def _open_blob(self) -> bool:
+        path = self._store.blob_path(self.file_id)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # deleted since the look at its row
+            return False
+        if os.fstat(self._descriptor).st_size != self.bytes:
+            raise OSError(f"The blob of {self.file_id} is not of {self.bytes} bytes any more")
+        return True
 
 
 class Store:
-    """The files of one data directory, which belongs to it alone while it is open."""
+    """The files of one data directory, which is its own while it is open."""
 
     def __init__(self, data_dir: Path, clock: Callable[[], float]) -> None:
-        """Open the directory, creating it where needed.
+        """Open the directory, or begin it.
 
         Raises:
             DataDirInUseError: Another store has it open.
@@ -225,9 +293,10 @@ class Store:
         self._blobs = data_dir / "blobs"
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(data_dir)
-        # In WAL mode a long listing, on its own connection, holds up no upload.
+        # Two connections: in WAL mode a long page holds up no upload.
         self._writer, self._writing = _connect(data_dir), threading.Lock()
         self._writer.executescript(_SCHEMA)
+        self._last_seq: int = self._writer.execute(_LAST_SEQ).fetchone()[0]
         self._reader, self._reading = _connect(data_dir), threading.Lock()
         self._sweep()
 
@@ -237,127 +306,112 @@ class Store:
         self._writer.close()
         os.close(self._lock)
 
+    def blob(self, file_id: str) -> BlobWriter:
+        """Begin the blob of a file to be."""
+        return BlobWriter(self.blob_path(file_id))
+
     def blob_path(self, file_id: str) -> Path:
         """Name the place of a file's blob."""
-        return self._blobs / _shard(file_id) / file_id
+        return self._blobs / file_id
 
-    def blob(self) -> BlobWriter:
-        """Begin the blob of a file to be."""
-        file_id = f"file-{secrets.token_hex(16)}"
-        return BlobWriter(file_id, self.blob_path(file_id))
-
-    def add(self, new: NewFile, blob: BlobWriter, rest: Iterable[bytes | memoryview]) -> str:
-        """Write the rest of the blob, make it a file, and give the File object as JSON."""
-        blob.write(rest)
-        blob.close()
-        created_at = int(self._clock())
-        expires_at = _expiry(new, created_at)
-        described = _describe(new, blob, created_at, expires_at)
-        row = (blob.file_id, created_at, new.purpose, expires_at, blob.bytes, described)
-        with self._writing:
-            self._writer.execute(_INSERT, row)
-        blob.is_loose = False
-        return described
+    def add(self, arrivals: Sequence[Arrival]) -> list[str]:
+        """Make files of all arrivals, or of none; give each one's File object as JSON."""
+        with self._transaction(self._writer, self._writing):
+            created_at = int(self._clock())
+            rows = [
+                _row(arrival, seq, created_at)
+                for seq, arrival in enumerate(arrivals, start=self._last_seq + 1)
+            ]
+            parameters = [attrs.asdict(row) for row in rows]
+            self._writer.executemany(_INSERT_FILE, parameters)
+            self._writer.executemany(_INSERT_CONTENT, parameters)
+        self._last_seq += len(rows)
+        for arrival in arrivals:
+            if isinstance(arrival.content, BlobWriter):
+                arrival.content.is_loose = False
+        return [row.object for row in rows]
 
     def find(self, file_id: str) -> str | None:
-        """Give a File object as JSON."""
+        """Give a File object as JSON, if there is such a file."""
+        now = self._clock()
         with self._reading:
-            row = self._reader.execute(
-                f"SELECT object FROM files WHERE id = :id AND {_ALIVE}",
-                {"id": file_id, "now": self._clock()},
-            ).fetchone()
+            row = self._reader.execute(_FIND, {"id": file_id, "now": now}).fetchone()
         return None if row is None else row[0]
 
+    def read(self, file_id: str) -> tuple[str, bytes | None] | None:
+        """Give a File object as JSON, and the content of a small file, if there is such a one."""
+        now = self._clock()
+        with self._reading:
+            row: tuple[str, bytes | None] | None = self._reader.execute(
+                _READ, {"id": file_id, "now": now}
+            ).fetchone()
+        return row
+
     def delete(self, file_id: str) -> bool:
-        """Delete a file, or tell that there is none."""
-        with self._writing:
-            deleted = self._writer.execute(
-                f"DELETE FROM files WHERE id = :id AND {_ALIVE} RETURNING id",
-                {"id": file_id, "now": self._clock()},
-            ).fetchall()
-        self._remove_blobs(deleted)
-        return bool(deleted)
+        """Delete a file; tell if there was one."""
+        return self._remove(_DELETE, {"id": file_id, "now": self._clock()}) > 0
+
+    def expire(self) -> int:
+        """Remove files whose time has come, some hundreds at once; tell how many."""
+        return self._remove(_EXPIRE, {"now": self._clock(), "limit": _EXPIRED_AT_ONCE})
 
     def page(self, *, purpose: str | None, order: Order, after: str | None, limit: int) -> bytes:
         """Render a page of the listing as JSON.
 
         Raises:
-            UnknownCursorError: `after` is no file's id, nor that of a file deleted of late.
+            UnknownCursorError: `after` names no file, nor one that was deleted of late.
         """
-        with self._snapshot():
-            place = _BEFORE_ALL[order] if after is None else self._place(after)
-            objects, ids = self._read_page(purpose, order, place, limit)
-            if objects is None:
-                return b'{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}'
+        with self._transaction(self._reader, self._reading):
+            start = _BEGINNING[order] if after is None else self._place(after)
+            objects, ids = self._files_beyond(start, purpose, order, limit)
+            if not ids:
+                return _NO_FILES
             first_id, last_id = ids.partition(" ")[0], ids.rpartition(" ")[2]
-            _, more = self._read_page(purpose, order, self._place(last_id), 1)
-        end = {"first_id": first_id, "last_id": last_id, "has_more": more is not None}
-        return b'{"object":"list","data":[%b],%b' % (objects, _json(end)[1:].encode())
+            _, more = self._files_beyond(self._place(last_id), purpose, order, 1)
+        end = {"first_id": first_id, "last_id": last_id, "has_more": bool(more)}
+        return b'{"object":"list","data":[%b],%b' % (objects, _json(end).encode()[1:])
 
-    def expire(self) -> int:
-        """Remove files whose time has come, some hundreds at once; tell how many."""
-        with self._writing:
-            expired = self._writer.execute(
-                "DELETE FROM files WHERE seq IN "
-                "(SELECT seq FROM files WHERE expires_at <= ? LIMIT ?) RETURNING id",
-                (self._clock(), _EXPIRE_AT_ONCE),
-            ).fetchall()
-        self._remove_blobs(expired)
-        return len(expired)
+    def _files_beyond(
+        self, place: _Place, purpose: str | None, order: Order, limit: int
+    ) -> tuple[bytes, str]:
+        """Give the objects of the next files, comma-separated, and their ids, space-separated."""
+        asked = {"purpose": purpose, "limit": limit, "now": self._clock(), **attrs.asdict(place)}
+        objects, ids = self._reader.execute(_PAGES[order, purpose is not None], asked).fetchone()
+        return objects or b"", ids or ""
 
-    def _sweep(self) -> None:
-        """Remove blobs without a row, and rows without a blob."""
-        for shard in (f"{number:02x}" for number in range(256)):
-            directory = self._blobs / shard
-            stored = set(os.listdir(directory)) if directory.exists() else set()
-            rows = self._writer.execute(
-                "SELECT id FROM files WHERE id >= ? AND id < ?",
-                (f"file-{shard}", f"file-{shard}g"),
-            )
-            known = {file_id for (file_id,) in rows}
-            for orphan in stored - known:
-                (directory / orphan).unlink()
-            for lost in known - stored:
-                self._writer.execute("DELETE FROM files WHERE id = ?", (lost,))
-
-    def _remove_blobs(self, rows: Iterable[tuple[str]]) -> None:
-        for (file_id,) in rows:
-            self.blob_path(file_id).unlink()
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        with self._reading:
-            self._reader.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._reader.execute("COMMIT")
-
-    def _place(self, file_id: str) -> tuple[int, int]:
-        row: tuple[int, int] | None = self._reader.execute(_PLACE, {"id": file_id}).fetchone()
+    def _place(self, file_id: str) -> _Place:
+        row = self._reader.execute(_PLACE, {"id": file_id}).fetchone()
         if row is None:
             raise UnknownCursorError(file_id)
-        return row
+        return _Place(*row)
 
-    def _read_page(
-        self, purpose: str | None, order: Order, place: tuple[int, int], limit: int
-    ) -> tuple[bytes | None, str | None]:
-        sql = _PAGES[order, purpose is not None]
-        row = self._reader.execute(
-            sql,
-            {
-                "purpose": purpose,
-                "created_at": place[0],
-                "seq": place[1],
-                "now": self._clock(),
-                "limit": limit,
-            },
-        ).fetchone()
-        return row
+    def _remove(self, statement: str, parameters: Mapping[str, str | float]) -> int:
+        with self._writing:
+            removed = self._writer.execute(statement, parameters).fetchall()
+        for file_id, has_blob in removed:
+            if has_blob:
+                self.blob_path(file_id).unlink(missing_ok=True)
+        return len(removed)
+
+    def _sweep(self) -> None:
+        """Remove blobs without a row, and rows without their blob."""
+        stored = {path.name for path in self._blobs.iterdir()}
+        rows = self._writer.execute("SELECT id FROM files WHERE has_blob")
+        known = {file_id for (file_id,) in rows}
+        for orphan in stored - known:
+            self.blob_path(orphan).unlink()
+        for lost in known - stored:
+            self._writer.execute("DELETE FROM files WHERE id = ?", (lost,))
+
+    @contextmanager
+    def _transaction(self, connection: sqlite3.Connection, lock: threading.Lock) -> Iterator[None]:
+        with lock, connection:
+            connection.execute("BEGIN")
+            yield
 
 
 def _connect(data_dir: Path) -> sqlite3.Connection:
-    # No isolation level: a statement is its own transaction unless BEGIN is said.
+    # Without an isolation level each statement is a transaction of its own, unless BEGIN is said.
     connection = sqlite3.connect(
         data_dir / "files.sqlite3", isolation_level=None, check_same_thread=False
     )
@@ -367,7 +421,7 @@ def _connect(data_dir: Path) -> sqlite3.Connection:
 
 
 def _lock(data_dir: Path) -> int:
-    """Take the directory for this process until the descriptor is closed."""
+    """Take the directory for as long as the descriptor is open."""
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -377,31 +431,36 @@ def _lock(data_dir: Path) -> int:
     return descriptor
 
 
-def _shard(file_id: str) -> str:
-    """Spread blobs over 256 directories: the first two digits of an id's random part."""
-    return file_id.removeprefix("file-")[:2]
-
-
-def _expiry(new: NewFile, created_at: int) -> int | None:
-    if new.expires_after is not None:
-        return created_at + new.expires_after
-    return created_at + _BATCH_SECONDS if new.purpose == "batch" else None
-
-
-def _describe(new: NewFile, blob: BlobWriter, created_at: int, expires_at: int | None) -> str:
-    described: dict[str, str | int] = {
-        "id": blob.file_id,
+def _row(arrival: Arrival, seq: int, created_at: int) -> _Row:
+    """Render the File object; it has `expires_at` only if the file expires."""
+    new, content = arrival.new, arrival.content
+    described: dict[str, str | int | None] = {
+        "id": arrival.id,
         "object": "file",
-        "bytes": blob.bytes,
+        "bytes": content.bytes if isinstance(content, BlobWriter) else len(content),
         "created_at": created_at,
         "filename": new.filename,
         "purpose": new.purpose,
         "status": "processed",
     }
+    expires_at = _expiry(new, created_at)
     if expires_at is not None:
         described["expires_at"] = expires_at
-    return _json(described)
+    return _Row(
+        seq=seq,
+        id=arrival.id,
+        created_at=created_at,
+        purpose=new.purpose,
+        expires_at=expires_at,
+        content=content if isinstance(content, bytes) else None,
+        object=_json(described),
+    )
 
 
-def _json(value: Mapping[str, str | int | None]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _expiry(new: NewFile, created_at: int) -> int | None:
+    if new.expires_after is not None:
+        return created_at + new.expires_after
+    return created_at + _BATCH_EXPIRES_AFTER if new.purpose == "batch" else None
+
+
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
