@@ -1,24 +1,16 @@
-"""Serve the Files API over HTTP: the routes, and the emulator around them.
+"""Answer the Files API's requests: routes, refusals, the key.
 
 The event loop only parses and passes on. Every touch of the disk happens in the emulator's own
 threads, in as few visits as can be: one for a small download or a page of a listing, and one for
 all the small uploads that arrive at the same time.
 """
 
-import asyncio
 import hmac
 import logging
 import re
 import secrets
-import shutil
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from os import PathLike
-from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterable, Mapping
+from typing import Final
 from urllib.parse import quote
 
 from aiohttp import HttpVersion11, web
@@ -43,19 +35,17 @@ from aiofiles_api.emulator.store import (
 )
 from aiofiles_api.emulator.threads import Gatherer, Threads
 
-__all__ = ["Emulator"]
+__all__ = ["FilesApi", "application"]
 
 _log = logging.getLogger(__name__)
 
-_THREADS: Final = 4
-_BATCH_BYTES: Final = 1024 * 1024  # what one visit to a thread reads or writes
+BATCH_BYTES: Final = 1024 * 1024  # what one visit to a thread reads or writes
 _SMALL_BYTES: Final = 64 * 1024  # what SQLite keeps faster than the file system does
 _FORM_BYTES: Final = 1024 * 1024  # what a form may weigh beside the file in it
 _MAX_VALUE_BYTES: Final = 64 * 1024
+_SHOWN_CHARS: Final = 100  # of what was refused
 _MAX_PAGE: Final = 10_000
 _MAX_NAME_CHARS: Final = 255  # of a Content-Disposition, which clients bound to some kilobytes
-_GRACE_SECONDS: Final = 0.2  # for the requests that are under way when the emulator closes
-_SECONDS_BETWEEN_EXPIRIES: Final = 60.0
 
 _PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _ANCHOR: Final = "expires_after[anchor]"
@@ -64,7 +54,7 @@ _FIELDS: Final = ("file", "purpose", _ANCHOR, _SECONDS)
 _EXPIRES_AFTER: Final = range(3600, 2_592_000 + 1)
 
 _INTEGER: Final = re.compile("[0-9]{1,18}")
-_RANGE: Final = re.compile("bytes=([0-9]{0,18})-([0-9]{0,18})")
+_RANGE: Final = re.compile("bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 class ApiError(Exception):
@@ -131,7 +121,8 @@ class Form:
 
     def _begin(self, part: PartBegin) -> None:
         if part.name not in _FIELDS:
-            raise _invalid(f"Additional properties are not allowed: {part.name!r}.", part.name)
+            name = part.name[:_SHOWN_CHARS]
+            raise _invalid(f"Additional properties are not allowed: {name!r}.", name)
         if part.name in self._values:
             raise _invalid(f"{part.name!r} was given twice.", part.name)
         if part.name == "file":
@@ -163,7 +154,9 @@ class Form:
         if purpose is None:
             raise _invalid("'purpose' is a required property.", "purpose")
         if purpose not in _PURPOSES:
-            raise _invalid(f"{purpose!r} is not one of {', '.join(_PURPOSES)}.", "purpose")
+            raise _invalid(
+                f"{purpose[:_SHOWN_CHARS]!r} is not one of {', '.join(_PURPOSES)}.", "purpose"
+            )
         return purpose
 
     def _expires_after(self) -> int | None:
@@ -224,7 +217,6 @@ class FilesApi:
             raise _invalid(str(error)) from error
         if (request.content_length or 0) > self._max_file_bytes + _FORM_BYTES:
             raise _too_large(self._max_file_bytes)
-        await _ask_for_body(request)
         file_id = f"file-{secrets.token_hex(16)}"
         form, blob = Form(self._max_file_bytes), self._store.blob(file_id)
         try:
@@ -269,13 +261,14 @@ class FilesApi:
         """Read the form to its end, writing the file in batches but for a small rest."""
         received = 0
         try:
+            await _ask_for_body(request)
             async for chunk, _ in request.content.iter_chunks():
                 received += len(chunk)
                 if received > self._max_file_bytes + _FORM_BYTES:
                     raise _too_large(self._max_file_bytes)
                 for event in parser.feed(chunk):
                     form.take(event)
-                if form.waiting_bytes >= _BATCH_BYTES:
+                if form.waiting_bytes >= BATCH_BYTES:
                     await self._threads.run(blob.write, form.hand_over())
             parser.close()
         except FormError as error:
@@ -317,16 +310,29 @@ class FilesApi:
     ) -> None:
         try:
             await response.prepare(request)
-            for start in span[::_BATCH_BYTES]:
-                length = min(_BATCH_BYTES, span.stop - start)
+            for start in span[::BATCH_BYTES]:
+                length = min(BATCH_BYTES, span.stop - start)
                 await response.write(await self._threads.run(reader.read, start, length))
         except ConnectionError:
             pass  # The client has gone.
         except OSError:
             # The status is long sent: all that is left is to cut the body, for the client to see.
             _log.exception("Reading %s failed", reader.file_id)
-            if request.transport is not None:
-                request.transport.abort()
+            request.protocol.force_close()
+
+
+def application(
+    api: FilesApi, *, api_key: str | None, middlewares: Iterable[Middleware] = ()
+) -> web.Application:
+    """Build the application.
+
+    `middlewares` see each request before all else, those to unknown URLs and without a key too, and
+    may answer it themselves.
+    """
+    app = web.Application(middlewares=[*middlewares, _answer_errors, _authentication(api_key)])
+    app.add_routes(api.routes())
+    app.on_response_prepare.append(_name_request)
+    return app
 
 
 async def _leave_it_to_the_handler(_: web.Request) -> None:
@@ -418,7 +424,10 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except ApiError as error:
-        return error.response()
+        response = error.response()
+        if "Expect" in request.headers:
+            response.force_close()  # The client need not send the body that it held back.
+        return response
     except web.HTTPMethodNotAllowed as error:
         return ApiError(
             405,
@@ -428,7 +437,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         ).response()
     except web.HTTPNotFound:
         return ApiError(404, f"Invalid URL ({request.method} {request.path})").response()
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, the client is told in the API's words
         _log.exception("%s %s failed", request.method, request.path)
         return ApiError(500, "The emulator failed; its log says how.").response()
 
@@ -468,151 +477,3 @@ def _check_key(given: str, expected: str | None) -> None:
 
 async def _name_request(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
-
-
-class Emulator:
-    """Serve the Files API while its context is open.
-
-    Files live in `data_dir`, which one emulator at a time may use; `None` is a temporary directory
-    that is removed at the end. With `api_key=None` any key is good, though one must be given.
-    `port=0` takes a free port: see `base_url`. `max_file_bytes` reads the API's "512 MB" as MiB,
-    its larger meaning, so as to refuse nothing that the service accepts. Without `ranges` a
-    download is always the whole content and has no ETag, as the API promises no more than that.
-    `clock` gives the time in seconds since the epoch.
-
-    Raises:
-        DataDirInUseError: On entry, where another emulator is using `data_dir`.
-    """
-
-    def __init__(
-        self,
-        data_dir: str | PathLike[str] | None = None,
-        *,
-        api_key: str | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        max_file_bytes: int = 512 * 1024 * 1024,
-        ranges: bool = True,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._data_dir = None if data_dir is None else Path(data_dir)
-        self._api_key = api_key
-        self._host = host
-        self._port = port
-        self._max_file_bytes = max_file_bytes
-        self._ranges = ranges
-        self._clock = clock
-        self._base_url: str | None = None
-        self._running = AsyncExitStack()
-
-    @property
-    def base_url(self) -> str:
-        """Where it is served, with the `/v1` that clients expect.
-
-        Raises:
-            RuntimeError: It is not running.
-        """
-        if self._base_url is None:
-            raise RuntimeError("The emulator is not running: enter it with 'async with' first")
-        return self._base_url
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as starting:
-            threads = Threads(_THREADS)
-            starting.push_async_callback(threads.aclose)
-            data_dir = self._data_dir
-            if data_dir is None:
-                data_dir = await starting.enter_async_context(_temporary(threads))
-            store = await threads.run(Store, data_dir, self._clock)
-            starting.push_async_callback(threads.run, store.close)
-            await starting.enter_async_context(_expiring(store, threads))
-            api = FilesApi(store, threads, max_file_bytes=self._max_file_bytes, ranges=self._ranges)
-            self._base_url = await starting.enter_async_context(self._serving(api))
-            self._running = starting.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._base_url = None
-        await self._running.aclose()
-
-    @asynccontextmanager
-    async def _serving(self, api: FilesApi) -> AsyncIterator[str]:
-        tasks: set[asyncio.Task[None]] = set()
-        app = web.Application(
-            middlewares=[_watch(tasks), _answer_errors, _authentication(self._api_key)]
-        )
-        app.add_routes(api.routes())
-        app.on_response_prepare.append(_name_request)
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_GRACE_SECONDS, read_bufsize=_BATCH_BYTES
-        )
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            host = f"[{self._host}]" if ":" in self._host else self._host
-            yield f"http://{host}:{site.port}/v1"
-        finally:
-            await _shut_down(runner, tasks)
-
-
-async def _shut_down(runner: web.AppRunner, tasks: set[asyncio.Task[None]]) -> None:
-    """Stop serving, and leave neither task nor connection behind."""
-    server = runner.server
-    transports = [] if server is None else [it.transport for it in server.connections]
-    await runner.cleanup()
-    # aiohttp cancels handlers, but does not wait for them; and it leaves a connection open until
-    # all is sent, which is never where the client has stopped reading.
-    for transport in transports:
-        if transport is not None:
-            transport.abort()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
-def _watch(tasks: set[asyncio.Task[None]]) -> Middleware:
-    """Keep the tasks that handle requests in a set while they last."""
-
-    @web.middleware
-    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # The request has a task of its own beside that of its connection.
-        for task in (request.task, asyncio.current_task()):
-            if task is not None and task not in tasks:
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-        return await handler(request)
-
-    return watch
-
-
-@asynccontextmanager
-async def _temporary(threads: Threads) -> AsyncIterator[Path]:
-    directory = await threads.run(tempfile.mkdtemp, prefix="files-emulator-")
-    try:
-        yield Path(directory)
-    finally:
-        await threads.run(shutil.rmtree, directory)
-
-
-@asynccontextmanager
-async def _expiring(store: Store, threads: Threads) -> AsyncIterator[None]:
-    """Remove expired files, now and regularly: nobody sees them any more, but they take space."""
-
-    async def expire() -> None:
-        while True:
-            while await threads.run(store.expire):
-                pass
-            await asyncio.sleep(_SECONDS_BETWEEN_EXPIRIES)
-
-    task = asyncio.create_task(expire())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -1,5 +1,4 @@
-"""Keep files: all that is known of them in SQLite, with the bytes of the small ones; the bytes of
-the others in a blob each, beside it.
+"""Keep files: small ones in SQLite, of others the bytes in a blob each beside it.
 
 A file exists when, and only when, it has a row. Its blob is written first, at once in its final
 place, then the row is inserted; to delete, the row goes first. A process that is killed in between
@@ -19,7 +18,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -41,54 +40,57 @@ Order = Literal["asc", "desc"]
 _BATCH_EXPIRES_AFTER: Final = 30 * 24 * 3600  # the API's default for purpose=batch
 _EXPIRED_AT_ONCE: Final = 500
 
-# A listing goes by (created_at, seq): files of the same second stand in the order of their arrival.
-# seq is the rowid, which SQLite appends to every index.
+# A file's place in the listing is one number: the second of its creation, then the count of files
+# within that second. No place is given twice while a cursor can tell, or a new file might hide
+# behind a deleted one's.
 #
 # A deleted file leaves a tombstone, so that a cursor which names it still has its place. The last
 # 100,000 are kept: ten of the longest pages.
+_PLACES_PER_SECOND: Final = 2**28
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS files (
-    seq INTEGER PRIMARY KEY,
+    place INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
-    created_at INTEGER NOT NULL,
     purpose TEXT NOT NULL,
     expires_at INTEGER,
     has_blob INTEGER NOT NULL,
     object TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS files_by_age ON files (created_at);
-CREATE INDEX IF NOT EXISTS files_by_purpose ON files (purpose, created_at);
+CREATE INDEX IF NOT EXISTS files_by_purpose ON files (purpose, place);
 CREATE INDEX IF NOT EXISTS files_by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS files_with_blob ON files (id) WHERE has_blob;
 CREATE TABLE IF NOT EXISTS contents (
-    seq INTEGER PRIMARY KEY,
+    place INTEGER PRIMARY KEY,
     content BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS tombstones (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
-    created_at INTEGER NOT NULL,
-    seq INTEGER NOT NULL
+    place INTEGER NOT NULL UNIQUE
 );
 CREATE TRIGGER IF NOT EXISTS bury AFTER DELETE ON files BEGIN
-    DELETE FROM contents WHERE seq = old.seq;
-    INSERT INTO tombstones (id, created_at, seq) VALUES (old.id, old.created_at, old.seq);
+    DELETE FROM contents WHERE place = old.place;
+    INSERT INTO tombstones (id, place) VALUES (old.id, old.place);
     DELETE FROM tombstones WHERE number <= last_insert_rowid() - 100000;
 END;
 """
 
-# No seq is used twice while a cursor can tell, or a new file might hide behind a deleted one's.
-_LAST_SEQ: Final = """
-SELECT max(ifnull((SELECT max(seq) FROM files), 0), ifnull((SELECT max(seq) FROM tombstones), 0))
+_LAST_PLACE: Final = """
+SELECT max(place) FROM (
+    SELECT :first - 1 AS place
+    UNION ALL SELECT max(place) FROM files WHERE place BETWEEN :first AND :last
+    UNION ALL SELECT max(place) FROM tombstones WHERE place BETWEEN :first AND :last
+)
 """
 
 _INSERT_FILE: Final = """
-INSERT INTO files (seq, id, created_at, purpose, expires_at, has_blob, object)
-VALUES (:seq, :id, :created_at, :purpose, :expires_at, :content IS NULL, :object)
+INSERT INTO files (place, id, purpose, expires_at, has_blob, object)
+VALUES (:place, :id, :purpose, :expires_at, :content IS NULL, :object)
 """
 
 _INSERT_CONTENT: Final = """
-INSERT INTO contents (seq, content) SELECT :seq, :content WHERE :content IS NOT NULL
+INSERT INTO contents (place, content) SELECT :place, :content WHERE :content IS NOT NULL
 """
 
 _FIND: Final = """
@@ -96,30 +98,29 @@ SELECT object FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > 
 """
 
 _READ: Final = """
-SELECT object, content FROM files LEFT JOIN contents USING (seq)
+SELECT object, content FROM files LEFT JOIN contents USING (place)
 WHERE id = :id AND (expires_at IS NULL OR expires_at > :now)
 """
 
 _DELETE: Final = """
-DELETE FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > :now) RETURNING id, has_blob
+DELETE FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > :now)
+RETURNING id, has_blob
 """
 
 _EXPIRE: Final = """
-DELETE FROM files WHERE seq IN (SELECT seq FROM files WHERE expires_at <= :now LIMIT :limit)
+DELETE FROM files WHERE place IN (SELECT place FROM files WHERE expires_at <= :now LIMIT :limit)
 RETURNING id, has_blob
 """
 
 _PLACE: Final = """
-SELECT created_at, seq FROM files WHERE id = :id
-UNION ALL SELECT created_at, seq FROM tombstones WHERE id = :id
+SELECT place FROM files WHERE id = :id UNION ALL SELECT place FROM tombstones WHERE id = :id
 """
 
 _PAGE: Final = """
 SELECT CAST(group_concat(object) AS BLOB), group_concat(id, ' ') FROM (
     SELECT object, id FROM files
-    WHERE {matches} AND (created_at, seq) {beyond} (:created_at, :seq)
-        AND (expires_at IS NULL OR expires_at > :now)
-    ORDER BY created_at {order}, seq {order} LIMIT :limit
+    WHERE {matches} AND place {beyond} :place AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY place {order} LIMIT :limit
 )
 """
 
@@ -132,6 +133,8 @@ _PAGES: Final[Mapping[tuple[Order, bool], str]] = {
     for order in ("asc", "desc")
     for is_filtered in (False, True)
 }
+
+_BEGINNING: Final[Mapping[Order, int]] = {"asc": -(2**63), "desc": 2**63 - 1}
 
 _NO_FILES: Final = b'{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}'
 
@@ -152,20 +155,6 @@ class NewFile:
     purpose: str
     expires_after: int | None = None
     """In seconds; `None` means 30 days for `batch`, and never for all other purposes."""
-
-
-@attrs.frozen
-class _Place:
-    """A place in the listing: a page begins beyond it."""
-
-    created_at: int
-    seq: int
-
-
-_BEGINNING: Final[Mapping[Order, _Place]] = {
-    "asc": _Place(-(2**63), -(2**63)),
-    "desc": _Place(2**63 - 1, 2**63 - 1),
-}
 
 
 class BlobWriter:
@@ -220,9 +209,8 @@ class Arrival:
 
 @attrs.frozen
 class _Row:
-    seq: int
+    place: int
     id: str
-    created_at: int
     purpose: str
     expires_at: int | None
     content: bytes | None
@@ -261,8 +249,15 @@ class BlobReader:
         return self.content is not None or self._open_blob()
 
     def read(self, start: int, length: int) -> bytes:
-        """Read bytes from within the blob."""
-        return os.pread(self._descriptor, length, start)
+        """Read bytes from within the blob.
+
+        Raises:
+            OSError: They cannot be read, or are there no more.
+        """
+        data = os.pread(self._descriptor, length, start)
+        if len(data) < length:
+            raise OSError(f"The blob of {self.file_id} was cut")
+        return data
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -292,19 +287,19 @@ class Store:
         self._clock = clock
         self._blobs = data_dir / "blobs"
         self._blobs.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(data_dir)
         # Two connections: in WAL mode a long page holds up no upload.
-        self._writer, self._writing = _connect(data_dir), threading.Lock()
-        self._writer.executescript(_SCHEMA)
-        self._last_seq: int = self._writer.execute(_LAST_SEQ).fetchone()[0]
-        self._reader, self._reading = _connect(data_dir), threading.Lock()
-        self._sweep()
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        with ExitStack() as resources:
+            resources.callback(os.close, _lock(data_dir))
+            self._writer = resources.enter_context(closing(_connect(data_dir)))
+            self._reader = resources.enter_context(closing(_connect(data_dir)))
+            self._writer.executescript(_SCHEMA)
+            self._sweep()
+            self._resources = resources.pop_all()
 
     def close(self) -> None:
         """Close the database and let go of the directory."""
-        self._reader.close()
-        self._writer.close()
-        os.close(self._lock)
+        self._resources.close()
 
     def blob(self, file_id: str) -> BlobWriter:
         """Begin the blob of a file to be."""
@@ -318,14 +313,14 @@ class Store:
         """Make files of all arrivals, or of none; give each one's File object as JSON."""
         with self._transaction(self._writer, self._writing):
             created_at = int(self._clock())
+            next_place = self._last_place(created_at) + 1
             rows = [
-                _row(arrival, seq, created_at)
-                for seq, arrival in enumerate(arrivals, start=self._last_seq + 1)
+                _row(arrival, place, created_at)
+                for place, arrival in enumerate(arrivals, next_place)
             ]
             parameters = [attrs.asdict(row) for row in rows]
             self._writer.executemany(_INSERT_FILE, parameters)
             self._writer.executemany(_INSERT_CONTENT, parameters)
-        self._last_seq += len(rows)
         for arrival in arrivals:
             if isinstance(arrival.content, BlobWriter):
                 arrival.content.is_loose = False
@@ -371,19 +366,26 @@ class Store:
         end = {"first_id": first_id, "last_id": last_id, "has_more": bool(more)}
         return b'{"object":"list","data":[%b],%b' % (objects, _json(end).encode()[1:])
 
+    def _last_place(self, second: int) -> int:
+        """Give the last place of a second that is or was taken."""
+        first = second * _PLACES_PER_SECOND
+        bounds = {"first": first, "last": first + _PLACES_PER_SECOND - 1}
+        place: int = self._writer.execute(_LAST_PLACE, bounds).fetchone()[0]
+        return place
+
     def _files_beyond(
-        self, place: _Place, purpose: str | None, order: Order, limit: int
+        self, place: int, purpose: str | None, order: Order, limit: int
     ) -> tuple[bytes, str]:
         """Give the objects of the next files, comma-separated, and their ids, space-separated."""
-        asked = {"purpose": purpose, "limit": limit, "now": self._clock(), **attrs.asdict(place)}
+        asked = {"purpose": purpose, "limit": limit, "now": self._clock(), "place": place}
         objects, ids = self._reader.execute(_PAGES[order, purpose is not None], asked).fetchone()
         return objects or b"", ids or ""
 
-    def _place(self, file_id: str) -> _Place:
-        row = self._reader.execute(_PLACE, {"id": file_id}).fetchone()
+    def _place(self, file_id: str) -> int:
+        row: tuple[int] | None = self._reader.execute(_PLACE, {"id": file_id}).fetchone()
         if row is None:
             raise UnknownCursorError(file_id)
-        return _Place(*row)
+        return row[0]
 
     def _remove(self, statement: str, parameters: Mapping[str, str | float]) -> int:
         with self._writing:
@@ -431,7 +433,7 @@ def _lock(data_dir: Path) -> int:
     return descriptor
 
 
-def _row(arrival: Arrival, seq: int, created_at: int) -> _Row:
+def _row(arrival: Arrival, place: int, created_at: int) -> _Row:
     """Render the File object; it has `expires_at` only if the file expires."""
     new, content = arrival.new, arrival.content
     described: dict[str, str | int | None] = {
@@ -447,9 +449,8 @@ def _row(arrival: Arrival, seq: int, created_at: int) -> _Row:
     if expires_at is not None:
         described["expires_at"] = expires_at
     return _Row(
-        seq=seq,
+        place=place,
         id=arrival.id,
-        created_at=created_at,
         purpose=new.purpose,
         expires_at=expires_at,
         content=content if isinstance(content, bytes) else None,

@@ -6,12 +6,13 @@ is closed under a thread's hands may by then be another file's.
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Gatherer", "Threads"]
+__all__ = ["Gatherer", "Threads", "settled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,14 +24,21 @@ class Threads:
     """A few threads that end together."""
 
     def __init__(self, count: int) -> None:
-        self._started: list[threading.Thread] = []
-        self._executor = ThreadPoolExecutor(
-            count, "emulator", lambda: self._started.append(threading.current_thread())
-        )
+        self._executor = ThreadPoolExecutor(count, "emulator")
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread."""
-        return await _settled(self.start(function, *args, **kwargs))
+        return await settled(self.start(function, *args, **kwargs))
+
+    @asynccontextmanager
+    async def hold(self, make: Callable[[], T], end: Callable[[T], None]) -> AsyncIterator[T]:
+        """Make something in a thread, and end it in one, even if cancelled in the making."""
+        making = self.start(make)
+        try:
+            yield await settled(making)
+        finally:
+            if making.exception() is None:
+                await self.run(end, making.result())
 
     def start(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -40,10 +48,12 @@ class Threads:
 
     async def aclose(self) -> None:
         """End the threads, which must be idle."""
-        self._executor.shutdown(wait=False)
-        # Joining would block the loop, if only for as long as an idle thread takes to end.
-        while any(thread.is_alive() for thread in self._started):
-            await asyncio.sleep(0)
+        # To join them would block the loop, if only for a moment: another thread does that, and
+        # nothing but a look tells when that one has ended in turn.
+        closer = threading.Thread(target=self._executor.shutdown)
+        closer.start()
+        while closer.is_alive():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class Gatherer(Generic[Item, Result]):
@@ -67,7 +77,7 @@ class Gatherer(Generic[Item, Result]):
         self._waiting.append((item, future))
         if not self._is_working:
             self._begin()
-        return await _settled(future)
+        return await settled(future)
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -90,7 +100,7 @@ class Gatherer(Generic[Item, Result]):
             self._begin()
 
 
-async def _settled(future: asyncio.Future[T]) -> T:
+async def settled(future: asyncio.Future[T]) -> T:
     """Wait for the future's end, and only then heed a cancellation."""
     cancellation: asyncio.CancelledError | None = None
     while not future.done():
