@@ -7,7 +7,6 @@ once and uncopied. How the body was cut into chunks never changes what is read f
 
 import enum
 import re
-from email.message import Message
 from typing import Final
 
 import attrs
@@ -77,11 +76,10 @@ def boundary_of(content_type: str) -> str:
     Raises:
         FormError: It is not multipart/form-data, or has no boundary of 1 to 70 ASCII characters.
     """
-    message = Message()
-    message["Content-Type"] = content_type
-    if message.get_content_type() != "multipart/form-data":
+    kind, parameters = _read_parameters(content_type)
+    boundary = parameters.get("boundary", "")
+    if kind != "multipart/form-data":
         raise FormError("The body must be multipart/form-data.")
-    boundary = message.get_boundary("")
     if not (0 < len(boundary) <= _MAX_BOUNDARY_CHARS and boundary.isascii()):
         raise FormError("The Content-Type must name a boundary of 1 to 70 ASCII characters.")
     return boundary
@@ -194,24 +192,30 @@ def _read_disposition(head: str) -> PartBegin:
             values.append(value)
     if len(values) != 1:
         raise FormError("Each part needs one Content-Disposition.")
-    parameters = _read_parameters(values[0])
-    if "name" not in parameters:
-        raise FormError("A part does not name its field.")
-    return PartBegin(parameters["name"], parameters.get("filename"))
+    kind, parameters = _read_parameters(values[0])
+    if kind != "form-data" or "name" not in parameters:
+        raise FormError("A part's Content-Disposition must be form-data and name its field.")
+    filename = parameters.get("filename")
+    return PartBegin(
+        _unescape(parameters["name"]), None if filename is None else _unescape(filename)
+    )
 
 
-def _read_parameters(disposition: str) -> dict[str, str]:
-    kind, semicolon, rest = disposition.partition(";")
-    if kind.strip().lower() != "form-data":
-        raise FormError("A part's Content-Disposition must be form-data.")
+def _unescape(value: str) -> str:
+    return _ESCAPE.sub(lambda it: _UNESCAPED[it[0]], value)
+
+
+def _read_parameters(header: str) -> tuple[str, dict[str, str]]:
+    """Take a header apart into its value, in lower case, and that value's parameters."""
+    value, semicolon, rest = header.partition(";")
+    rest = (semicolon + rest).rstrip("; \t")
     parameters: dict[str, str] = {}
-    rest = semicolon + rest
     position = 0
     while position < len(rest):
         parameter = _PARAMETER.match(rest, position)
         if parameter is None or parameter[1].lower() in parameters:
-            raise FormError("A part's Content-Disposition is malformed.")
-        value = parameter[2] if parameter[2] is not None else parameter[3]
-        parameters[parameter[1].lower()] = _ESCAPE.sub(lambda it: _UNESCAPED[it[0]], value)
+            raise FormError("A header's parameters are malformed.")
+        quoted, token = parameter[2], parameter[3]
+        parameters[parameter[1].lower()] = token if quoted is None else quoted
         position = parameter.end()
-    return parameters
+    return value.strip().lower(), parameters

@@ -24,7 +24,7 @@ class Threads:
     """A few threads that end together."""
 
     def __init__(self, count: int) -> None:
-        self._executor = ThreadPoolExecutor(count, "emulator")
+        self._executor = ThreadPoolExecutor(count, "aiofiles_api-emulator")
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread."""
