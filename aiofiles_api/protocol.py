@@ -105,7 +105,7 @@ class Reply:
     """
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     received_at: float
     secret: str | None = attrs.field(repr=False)
@@ -295,8 +295,8 @@ def redirect_url(request: Request, reply: Reply, *, sent_to: str) -> str:
         APIResponseError: It may not be followed. The query of the target may be a secret (a signed
             URL), so it is not shown.
     """
-    target = urljoin(sent_to, reply.headers.get("Location", ""))
     try:
+        target = urljoin(sent_to, reply.headers.get("Location", ""))
         here, there = urlsplit(sent_to), urlsplit(target)
         same_origin = origin(sent_to) == origin(target)
     except ValueError:

@@ -255,10 +255,11 @@ class SessionManager:
             if self._closing is not None:
                 raise _closed_error() from error
             if payload is not None and payload.failure is not None:
-                raise payload.failure from None
+                raise payload.failure from payload.failure.__cause__
             mine = _translate(error, what, payload)
-            # The message of the cause may show the URL.
-            raise mine from (None if is_secret else error)
+            # The cause's text may show the URL, or what came instead of HTTP, which may be our key.
+            is_telling = is_secret or isinstance(error, aiohttp.ClientResponseError)
+            raise mine from (None if is_telling else error)
 
     # --- closing -------------------------------------------------------------------------------
 

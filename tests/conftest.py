@@ -199,9 +199,10 @@ def raw_bytes(content: bytes) -> Script:
     return follow
 
 
-async def silence(_request: RawRequest, _writer: asyncio.StreamWriter) -> None:
-    """Never answer."""
-    await asyncio.sleep(3600)
+async def silence(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+    """Read, and never answer, until the client hangs up."""
+    await request.reader.read()
+    writer.close()
 
 
 async def hang_up(_request: RawRequest, writer: asyncio.StreamWriter) -> None:

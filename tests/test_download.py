@@ -1,0 +1,513 @@
+"""Downloads over real sockets: all of a file or nothing, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+from conftest import (
+    KEY,
+    QUICK_RETRIES,
+    RawRequest,
+    Script,
+    client_of,
+    hang_up,
+    nothing_leaks,
+    raw_bytes,
+    raw_server,
+    reply,
+)
+
+from aiofiles_api import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    APITimeoutError,
+    ContentTooLargeError,
+    DestinationError,
+    FileObject,
+    FilesClient,
+    FilesError,
+    IntegrityError,
+    InternalServerError,
+    InvalidArgumentError,
+    NotFoundError,
+    Progress,
+    Timeouts,
+)
+from aiofiles_api.emulator import Emulator
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = os.urandom(5_000_000)
+SMALL = b"0123456789"
+
+
+def described(content: bytes = SMALL, *, filename: str = "data.jsonl") -> FileObject:
+    return FileObject("file-1", len(content), 1, filename, "batch")
+
+
+def describe(length: int) -> Script:
+    return reply(
+        '{"id": "file-1", "object": "file", "bytes": %d, "created_at": 1, "filename": "data.jsonl",'
+        ' "purpose": "batch"}' % length
+    )
+
+
+def ranged(content: bytes, *, cut_after: int | None = None) -> Script:
+    """Answer with ranges, and cut each body after so many bytes."""
+
+    async def follow(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        asked = request.headers.get("range", "bytes=0-")
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
+        body = content[start:]
+        status, extra = "200 OK", {"ETag": '"v1"'}
+        if start:
+            status = "206 Partial Content"
+            extra["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = body if cut_after is None else body[:cut_after]
+        script = reply(
+            cut, status=status, headers=extra, length=len(body), close=len(cut) < len(body)
+        )
+        await script(request, writer)
+
+    return follow
+
+
+async def test_a_download_arrives_byte_for_byte_and_leaves_no_part_file(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    file = await files.upload(CONTENT, purpose="batch")
+    seen: list[Progress] = []
+    result = await files.download(file, tmp_path / "copy", progress=seen.append)
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == ["copy"]
+    assert (result.file_id, result.path, result.bytes) == (file.id, tmp_path / "copy", len(CONTENT))
+    assert (result.sha256, result.attempts, result.resumed_from) == (None, 1, 0)
+    assert seen[0].done == 0
+    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), 1)
+
+
+async def test_an_empty_file_is_downloaded_too(files: FilesClient, tmp_path: Path) -> None:
+    file = await files.upload(b"", purpose="batch")
+    result = await files.download(file.id, tmp_path / "empty", durable=True)
+    assert result.bytes == 0
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+async def test_missing_directories_are_made(files: FilesClient, tmp_path: Path) -> None:
+    file = await files.upload(SMALL, purpose="batch")
+    await files.download(file, str(tmp_path / "out" / "deep" / "copy"))
+    assert (tmp_path / "out" / "deep" / "copy").read_bytes() == SMALL
+
+
+@pytest.mark.parametrize(
+    ("filename", "safe"),
+    [
+        ("train.jsonl", "train.jsonl"),
+        ("../../etc/passwd", "passwd"),
+        ("/etc/shadow", "shadow"),
+        ("nul\0byte", "nul_byte"),
+        ("CON.txt", "_CON.txt"),
+        ("x" * 300 + ".jsonl", "x" * 249 + ".jsonl"),
+        ("..", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_directory_gets_the_servers_filename_made_safe(
+    tmp_path: Path, filename: str, safe: str | None, *, by_id: bool
+) -> None:
+    file = described(filename=filename)
+    metadata = reply(
+        b'{"id": "file-1", "bytes": 10, "created_at": 1, "purpose": "p", "filename": %s}'
+        % _json(filename)
+    )
+    script = [metadata, reply(SMALL)] if by_id else [reply(SMALL)]
+    async with raw_server(*script) as raw, client_of(raw) as files:
+        result = await files.download("file-1" if by_id else file, tmp_path)
+    assert result.path == tmp_path / (safe or "file-1")
+    assert result.path.read_bytes() == SMALL
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def _json(text: str) -> bytes:
+    return b'"' + text.encode().replace(b"\0", b"\\u0000") + b'"'
+
+
+async def test_no_extra_request_is_made_where_none_is_needed(tmp_path: Path) -> None:
+    async with raw_server(reply(SMALL)) as raw, client_of(raw) as files:
+        await files.download("file-1", tmp_path / "copy")
+        await files.download(described(), tmp_path)
+        assert [request.line.split()[1] for request in raw.requests] == [
+            "/v1/files/file-1/content",
+            "/v1/files/file-1/content",
+        ]
+
+
+async def test_a_reply_without_any_length_is_held_against_the_metadata(tmp_path: Path) -> None:
+    until_close = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+    async with raw_server(until_close, describe(10)) as raw, client_of(raw) as files:
+        await files.download("file-1", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == SMALL
+    async with raw_server(until_close, describe(11)) as raw, client_of(raw) as files:
+        with pytest.raises(IntegrityError):
+            await files.download("file-1", tmp_path / "other")
+        assert os.listdir(tmp_path) == ["copy"]
+
+
+async def test_a_checksum_is_compared(files: FilesClient, tmp_path: Path) -> None:
+    file = await files.upload(CONTENT, purpose="batch")
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    result = await files.download(file, tmp_path / "copy", sha256=digest.upper())
+    assert result.sha256 == digest
+    with pytest.raises(IntegrityError, match="sha256"):
+        await files.download(file, tmp_path / "copy", sha256="0" * 64)
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+async def test_an_existing_file_is_replaced_or_kept_as_asked(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    file = await files.upload(SMALL, purpose="batch")
+    (tmp_path / "copy").write_bytes(b"old")
+    with pytest.raises(DestinationError, match="overwrite=True"):
+        await files.download(file, tmp_path / "copy", overwrite=False)
+    assert (tmp_path / "copy").read_bytes() == b"old"
+    await files.download(file, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == SMALL
+    await files.download(file, tmp_path / "new", overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "new"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9])
+async def test_a_cut_download_leaves_nothing_and_raises_a_connection_error(
+    tmp_path: Path, cut: int
+) -> None:
+    script = reply(SMALL[:cut], length=10, close=True)
+    for file in ("file-1", described()):
+        async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+            with pytest.raises(APIConnectionError, match="downloading file-1"):
+                await files.download(file, tmp_path / "copy")
+        assert os.listdir(tmp_path) == []
+
+
+async def test_a_cut_at_any_byte_of_a_chunked_body_leaves_nothing(tmp_path: Path) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n"
+    # The last line break ends an (empty) trailer, which tells nothing about the content.
+    for end in range(1, len(whole) - 4):
+        async with raw_server(raw_bytes(whole[:end])) as raw, client_of(raw) as files:
+            with pytest.raises((APIConnectionError, APIResponseError)):
+                await files.download(described(), tmp_path / "copy")
+        assert os.listdir(tmp_path) == []
+    async with raw_server(raw_bytes(whole)) as raw, client_of(raw) as files:
+        await files.download(described(), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("cut_after", [400_000, 1_700_000])
+async def test_a_cut_download_goes_on_where_it_was_cut(tmp_path: Path, cut_after: int) -> None:
+    seen: list[Progress] = []
+    async with (
+        raw_server(ranged(CONTENT, cut_after=cut_after)) as raw,
+        client_of(raw, retry=attrs.evolve(QUICK_RETRIES, attempts=20)) as files,
+    ):
+        result = await files.download("file-1", tmp_path / "copy", progress=seen.append)
+        assert raw.requests[1].headers["if-range"] == '"v1"'
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert result.attempts == len(raw.requests) > 1
+    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), result.attempts)
+
+
+async def test_a_server_without_ranges_sends_it_all_again(tmp_path: Path) -> None:
+    cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
+    async with (
+        raw_server(cut, cut, reply(CONTENT)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        await files.download("file-1", tmp_path / "copy")
+        assert len(raw.requests) == 3
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_a_wrong_range_is_never_appended(tmp_path: Path) -> None:
+    cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
+    wrong = reply(
+        CONTENT[:2_000_000],
+        status="206 Partial Content",
+        headers={"Content-Range": f"bytes 0-1999999/{len(CONTENT)}"},
+    )
+    async with (
+        raw_server(cut, wrong, ranged(CONTENT)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        await files.download("file-1", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        reply(SMALL + b"more"),
+        reply(SMALL[:-1]),
+        raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL + b"more"),
+        raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL[:-1]),
+    ],
+    ids=["longer", "shorter", "longer, no length", "shorter, no length"],
+)
+async def test_another_length_than_the_files_own_is_an_integrity_error(
+    tmp_path: Path, script: Script
+) -> None:
+    async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(IntegrityError, match="length must be 10"):
+            await files.download(described(), tmp_path / "copy")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_content_that_shrinks_between_attempts_is_an_integrity_error(tmp_path: Path) -> None:
+    cut = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+    async with (
+        raw_server(reply(SMALL, length=20, close=True), cut) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        with pytest.raises(IntegrityError):
+            await files.download("file-1", tmp_path / "copy")
+    fewer = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT[:4])
+    cut_late = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
+    async with raw_server(cut_late, fewer) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        with pytest.raises(IntegrityError, match="less than before"):
+            await files.download("file-1", tmp_path / "copy")
+
+
+async def test_encoded_content_is_refused_rather_than_stored(tmp_path: Path) -> None:
+    script = reply(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="gzip"):
+            await files.download("file-1", tmp_path / "copy")
+        assert raw.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        (reply("<html>no</html>", status="502 Bad Gateway"), InternalServerError),
+        (reply('{"error": {"message": "gone"}}', status="404 Not Found"), NotFoundError),
+        (reply("", status="204 No Content"), APIResponseError),
+        (reply("", status="416 Range Not Satisfiable"), APIStatusError),
+        (raw_bytes(b"SSH-2.0-OpenSSH_9.2\r\n"), APIResponseError),
+        (hang_up, APIConnectionError),
+    ],
+)
+async def test_a_reply_that_is_no_content_is_a_typed_error_and_leaves_nothing(
+    tmp_path: Path, script: Script, error: type[FilesError]
+) -> None:
+    async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(error):
+            await files.download("file-1", tmp_path / "copy")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_silence_inside_the_body_is_a_timeout(tmp_path: Path) -> None:
+    async def stall(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234")
+        await asyncio.sleep(3600)
+
+    async with (
+        nothing_leaks(),
+        raw_server(stall) as raw,
+        client_of(raw, timeouts=Timeouts(read=0.1)) as files,
+    ):
+        with pytest.raises(APITimeoutError):
+            await files.download("file-1", tmp_path / "copy")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_destination_that_becomes_a_directory_is_a_destination_error(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "copy"
+
+    async def meddle(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        place.mkdir()
+        await reply(SMALL)(request, writer)
+
+    async with nothing_leaks(), raw_server(meddle) as raw, client_of(raw) as files:
+        with pytest.raises(DestinationError, match="become a directory"):
+            await files.download("file-1", place)
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+async def test_a_directory_that_vanishes_meanwhile_is_a_destination_error(tmp_path: Path) -> None:
+    place = tmp_path / "out" / "copy"
+
+    async def meddle(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        half = len(CONTENT) // 2
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT))
+        writer.write(CONTENT[:half])
+        await writer.drain()
+        while not await asyncio.to_thread(
+            lambda: place.parent.exists() and any(place.parent.iterdir())
+        ):
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(shutil.rmtree, place.parent)
+        writer.write(CONTENT[half:])
+
+    async with nothing_leaks(), raw_server(meddle) as raw, client_of(raw) as files:
+        with pytest.raises(DestinationError, match="vanished"):
+            await files.download("file-1", place)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("destination", ["/dev/null", "/proc/self/mem/x"])
+async def test_devices_and_impossible_paths_are_refused_before_anything_is_sent(
+    destination: str,
+) -> None:
+    async with raw_server(hang_up) as raw, client_of(raw) as files:
+        with pytest.raises(DestinationError):
+            await files.download("file-1", destination)
+        assert raw.connections == 0
+
+
+@pytest.mark.parametrize("file", ["", ".", "..", "a/b", "a\\b", "a?b", "a#b", "a%2e", "a b", "a\n"])
+async def test_bad_ids_are_refused_before_anything_is_sent(file: str, tmp_path: Path) -> None:
+    async with raw_server(hang_up) as raw, client_of(raw) as files:
+        for call in (
+            lambda: files.download(file, tmp_path),
+            lambda: files.read(file),
+            lambda: files.retrieve(file),
+            lambda: files.delete(file),
+            lambda: files.wait_for_processing(file),
+        ):
+            with pytest.raises(InvalidArgumentError):
+                await call()
+        with pytest.raises(InvalidArgumentError):
+            files.stream(file)
+        assert raw.connections == 0
+
+
+async def test_bad_arguments_of_a_download_are_refused(files: FilesClient, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="sha256"):
+        await files.download("file-1", tmp_path, sha256="123")
+    with pytest.raises(InvalidArgumentError, match="start"):
+        files.stream("file-1", start=-1)
+    with pytest.raises(InvalidArgumentError, match="max_bytes"):
+        await files.read("file-1", max_bytes=-1)
+
+
+async def test_many_downloads_at_once_all_arrive(files: FilesClient, tmp_path: Path) -> None:
+    contents = {f"file-{number}": os.urandom(10_000) for number in range(100)}
+    for name, content in contents.items():
+        await files.upload(content, purpose="batch", filename=name)
+    async with anyio.create_task_group() as group:
+        async for file in files.list():
+            group.start_soon(files.download, file, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == contents
+
+
+# --- stream and read -----------------------------------------------------------------------------
+
+
+async def test_a_stream_gives_length_type_and_all_bytes(files: FilesClient) -> None:
+    file = await files.upload(CONTENT, purpose="batch")
+    async with files.stream(file.id) as content:
+        assert content.length == len(CONTENT)
+        assert content.content_type == "application/octet-stream"
+        assert b"".join([chunk async for chunk in content]) == CONTENT
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("start", [0, 1, 4_999_999, 5_000_000])
+async def test_a_stream_begins_where_it_is_asked_to(start: int, *, ranges: bool) -> None:
+    async with (
+        Emulator(ranges=ranges) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        file = await files.upload(CONTENT, purpose="batch")
+        async with files.stream(file, start=start) as content:
+            assert content.length == len(CONTENT) - start
+            assert b"".join([chunk async for chunk in content]) == CONTENT[start:]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_start_beyond_the_end_is_an_invalid_argument(*, ranges: bool) -> None:
+    async with (
+        Emulator(ranges=ranges) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        file = await files.upload(SMALL, purpose="batch")
+        with pytest.raises(InvalidArgumentError, match="beyond"):
+            async with files.stream(file.id, start=11):
+                pytest.fail("there is nothing to stream")
+
+
+async def test_a_cut_stream_is_resumed_unseen() -> None:
+    async with (
+        raw_server(ranged(CONTENT, cut_after=2_000_000)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        async with files.stream("file-1", start=7) as content:
+            assert b"".join([chunk async for chunk in content]) == CONTENT[7:]
+        assert len(raw.requests) == 3
+
+
+async def test_a_stream_that_cannot_be_resumed_raises_what_cut_it() -> None:
+    async with raw_server(reply(SMALL, length=20, close=True), hang_up) as raw, client_of(raw) as f:
+        async with f.stream("file-1") as content:
+            with pytest.raises(APIConnectionError):
+                [chunk async for chunk in content]
+
+
+async def test_leaving_a_stream_early_gives_the_connection_up() -> None:
+    async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    async with nothing_leaks(), raw_server(endless) as raw, client_of(raw) as files:
+        async with files.stream("file-1") as content:
+            async for _ in content:
+                break
+        await raw.wait_until_closed()
+
+
+async def test_an_error_on_entering_a_stream_is_raised_there(files: FilesClient) -> None:
+    with pytest.raises(NotFoundError):
+        async with files.stream("file-unknown"):
+            pytest.fail("there is nothing to stream")
+
+
+async def test_a_stream_without_any_length_says_so() -> None:
+    until_close = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+    async with raw_server(until_close, describe(10)) as raw, client_of(raw) as files:
+        async with files.stream("file-1") as content:
+            assert content.length is None
+            assert content.content_type is None
+            assert b"".join([chunk async for chunk in content]) == SMALL
+
+
+async def test_read_returns_small_contents_and_refuses_large_ones(files: FilesClient) -> None:
+    file = await files.upload(SMALL, purpose="batch")
+    assert await files.read(file, max_bytes=10) == SMALL
+    for reference in (file, file.id):
+        with pytest.raises(ContentTooLargeError, match="max_bytes=9"):
+            await files.read(reference, max_bytes=9)
+
+
+async def test_read_stops_at_the_bound_where_no_length_was_told() -> None:
+    async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    async with nothing_leaks(), raw_server(endless) as raw, client_of(raw) as files:
+        with pytest.raises(ContentTooLargeError):
+            await files.read("file-1", max_bytes=1_000_000)

@@ -1,0 +1,460 @@
+"""Replies that are not what the API promises: each a typed error, bounded, and never our key."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import traceback
+
+import pytest
+from conftest import (
+    KEY,
+    QUICK_RETRIES,
+    RawRequest,
+    Script,
+    client_of,
+    hang_up,
+    nothing_leaks,
+    raw_bytes,
+    raw_server,
+    reply,
+    silence,
+)
+
+from aiofiles_api import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    FilesClient,
+    FilesError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestTooLargeError,
+    Timeouts,
+    UnprocessableEntityError,
+)
+
+pytestmark = pytest.mark.anyio
+
+FILE = '{"id": "file-1", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "batch"}'
+HTML = "<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1>" + "x" * 5_000 + "</body></html>"
+
+
+def html(status: str) -> Script:
+    return reply(HTML, status=status, headers={"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (html("200 OK"), APIResponseError),
+        (html("502 Bad Gateway"), InternalServerError),
+        (reply(FILE[:-9]), APIResponseError),
+        (reply(""), APIResponseError),
+        (reply("[]"), APIResponseError),
+        (reply('"text"'), APIResponseError),
+        (reply("null"), APIResponseError),
+        (reply('{"id": "file-1"}'), APIResponseError),
+        (reply("[" * 100_000), APIResponseError),
+        (reply(b"\xff\xfe"), APIResponseError),
+        (reply(FILE, length=len(FILE) + 1, close=True), APIConnectionError),
+        (reply(FILE, length=len(FILE) - 1), APIResponseError),
+        (raw_bytes(b"SSH-2.0-OpenSSH_9.2\r\n"), APIResponseError),
+        (raw_bytes(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"), APIResponseError),
+        (raw_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"), APIResponseError),
+        (raw_bytes(b"HTTP/1.1 200 OK\r\nContent-Le"), APIConnectionError),
+        (
+            raw_bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            APIResponseError,
+        ),
+        (
+            raw_bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"),
+            APIConnectionError,
+        ),
+        (reply("", status="304 Not Modified"), APIResponseError),
+        (reply(b"\x1f\x8bnonsense", headers={"Content-Encoding": "gzip"}), APIResponseError),
+        (hang_up, APIConnectionError),
+    ],
+)
+async def test_what_is_not_promised_is_a_typed_error(
+    script: Script, expected: type[FilesError]
+) -> None:
+    async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(expected, match="retrieving file-1") as caught:
+            await files.retrieve("file-1")
+        assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (
+            "400 Bad Request",
+            '{"error": {"message": "m", "type": "t", "param": "p", "code": "c"}}',
+            BadRequestError,
+        ),
+        ("401 Unauthorized", '{"error": {"message": "m"}}', AuthenticationError),
+        ("403 Forbidden", '{"error": "m"}', PermissionDeniedError),
+        ("404 Not Found", '{"detail": "m"}', NotFoundError),
+        ("405 Method Not Allowed", "m", APIStatusError),
+        ("409 Conflict", '["m"]', ConflictError),
+        ("413 Payload Too Large", '"m"', RequestTooLargeError),
+        (
+            "422 Unprocessable Entity",
+            '{"detail": [{"loc": ["limit"], "msg": "m"}]}',
+            UnprocessableEntityError,
+        ),
+        ("429 Too Many Requests", '{"error": {"message": "m", "code": 429}}', RateLimitError),
+        (
+            "429 Too Many Requests",
+            '{"error": {"message": "m", "code": "insufficient_quota"}}',
+            QuotaExceededError,
+        ),
+        ("500 Internal Server Error", '{"error": {"message": "m"}', InternalServerError),
+        ("503 Service Unavailable", '{"message": "m"}', InternalServerError),
+        ("599 What", '{"error": {"message": "m"}}', InternalServerError),
+    ],
+)
+async def test_each_status_has_its_error_whatever_the_form_of_its_body(
+    status: str, body: str, expected: type[APIStatusError]
+) -> None:
+    script = reply(body, status=status, headers={"x-request-id": "req-7"})
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIStatusError) as caught:
+            await files.retrieve("file-1")
+    error = caught.value
+    assert type(error) is expected
+    assert "m" in error.message
+    assert error.status_code == int(status[:3])
+    assert error.request_id == "req-7"
+    assert error.body == body
+    assert "req-7" in str(error)
+
+
+async def test_all_fields_of_the_documented_error_are_read() -> None:
+    body = {"error": {"message": "m", "type": "t", "param": "p", "code": "c"}}
+    async with (
+        raw_server(reply(json.dumps(body), status="400 Bad")) as raw,
+        client_of(raw) as files,
+    ):
+        with pytest.raises(BadRequestError) as caught:
+            await files.retrieve("file-1")
+    error = caught.value
+    assert (error.message, error.type, error.param, error.code) == ("m", "t", "p", "c")
+
+
+async def test_an_error_without_a_body_is_named_by_its_status() -> None:
+    async with raw_server(reply("", status="404 Nope")) as raw, client_of(raw) as files:
+        with pytest.raises(NotFoundError, match="404 Not Found"):
+            await files.retrieve("file-1")
+
+
+async def test_an_error_whose_body_is_cut_or_endless_is_still_that_error() -> None:
+    async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    cut = reply('{"error', status="503 Service Unavailable", length=500, close=True)
+    for script in (cut, endless):
+        async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+            with pytest.raises(InternalServerError) as caught:
+                await files.retrieve("file-1")
+            assert len(caught.value.body) <= 2_000
+
+
+async def test_an_endless_success_is_stopped() -> None:
+    async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 262_144)
+            await writer.drain()
+
+    async with nothing_leaks(), raw_server(endless) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="longer than"):
+            await files.retrieve("file-1")
+
+
+async def test_a_gzip_bomb_is_stopped() -> None:
+    bomb = gzip.compress(b" " * 200_000_000, 9)
+    script = reply(bomb, headers={"Content-Encoding": "gzip"})
+    async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError):
+            await files.retrieve("file-1")
+
+
+async def test_gzip_that_nobody_asked_for_is_read_where_it_is_json() -> None:
+    script = reply(gzip.compress(FILE.encode()), headers={"Content-Encoding": "gzip"})
+    async with raw_server(script) as raw, client_of(raw) as files:
+        assert (await files.retrieve("file-1")).id == "file-1"
+
+
+async def test_silence_before_the_reply_is_a_timeout() -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(silence) as raw,
+        client_of(raw, timeouts=Timeouts(reply=0.05)) as files,
+    ):
+        with pytest.raises(APITimeoutError, match=r"Timeouts\.reply"):
+            await files.retrieve("file-1")
+
+
+async def test_the_whole_attempt_can_be_bounded() -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(silence) as raw,
+        client_of(raw, timeouts=Timeouts(total=0.05)) as files,
+    ):
+        with pytest.raises(APITimeoutError, match=r"Timeouts\.total"):
+            await files.retrieve("file-1")
+
+
+async def test_a_connection_that_is_never_made_is_a_timeout() -> None:
+    # A listener whose queue is full takes no connection, and refuses none.
+    import socket  # noqa: PLC0415 - this test alone
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        async with FilesClient(
+            base_url=f"http://127.0.0.1:{address[1]}/v1",
+            api_key=KEY,
+            retry=QUICK_RETRIES.__class__(attempts=1),
+            timeouts=Timeouts(connect=0.1),
+        ) as files:
+            with pytest.raises(APITimeoutError, match=r"Timeouts\.connect"):
+                await files.retrieve("file-1")
+        for filler in fillers:
+            filler.close()
+
+
+async def test_a_refused_connection_names_the_address() -> None:
+    async with raw_server(hang_up) as raw:
+        pass  # nobody listens there any more
+    async with client_of(raw) as files:
+        with pytest.raises(APIConnectionError, match=r"127\.0\.0\.1:\d+") as caught:
+            await files.retrieve("file-1")
+    assert caught.value.retryable
+
+
+# --- retries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        hang_up,
+        html("502 Bad Gateway"),
+        html("200 OK"),
+        reply("", status="429 Slow Down", headers={"Retry-After": "0"}),
+        reply("", status="408 Timeout"),
+        reply("", status="409 Conflict"),
+        reply("", status="400 Bad", headers={"x-should-retry": "true"}),
+        raw_bytes(b"nonsense\r\n\r\n"),
+    ],
+)
+async def test_a_passing_failure_is_tried_again(script: Script) -> None:
+    async with (
+        raw_server(script, script, reply(FILE)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        assert (await files.retrieve("file-1")).id == "file-1"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        reply("", status="400 Bad"),
+        reply("", status="401 No"),
+        reply("", status="404 No"),
+        reply("", status="503 No", headers={"x-should-retry": "false"}),
+        reply("", status="429 No", headers={"Retry-After": "1000"}),
+        reply('{"error": {"code": "insufficient_quota"}}', status="429 No"),
+    ],
+)
+async def test_a_lasting_failure_is_not_tried_again(script: Script) -> None:
+    async with raw_server(script) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        with pytest.raises(APIStatusError):
+            await files.retrieve("file-1")
+        assert len(raw.requests) == 1
+
+
+async def test_attempts_are_bounded_and_their_number_is_told() -> None:
+    async with (
+        raw_server(reply("", status="503 No")) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        with pytest.raises(InternalServerError) as caught:
+            await files.retrieve("file-1")
+        assert len(raw.requests) == 4
+    assert caught.value.__notes__ == ["This was attempt 4."]
+
+
+# --- redirects -----------------------------------------------------------------------------------
+
+
+def redirect(location: str, status: int = 307) -> Script:
+    return reply("", status=f"{status} Moved", headers={"Location": location})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_get_follows_redirects_within_its_origin(status: int) -> None:
+    script = [redirect("/v1/elsewhere?sig=%2Fa%2B", status), reply(FILE)]
+    async with raw_server(*script) as raw, client_of(raw) as files:
+        assert (await files.retrieve("file-1")).id == "file-1"
+        assert raw.requests[1].line == "GET /v1/elsewhere?sig=%2Fa%2B HTTP/1.1"
+        assert raw.requests[1].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_an_upload_follows_a_redirect_that_keeps_the_method_with_its_body(
+    status: int,
+) -> None:
+    bodies: list[bytes] = []
+
+    async def store(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        bodies.append(await request.body())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(FILE) + FILE.encode())
+
+    async with raw_server(redirect("/v1/there", status), store) as raw, client_of(raw) as files:
+        await files.upload(b"x", purpose="batch")
+        assert raw.requests[1].line.startswith("POST /v1/there")
+    assert b"x" in bodies[0]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_an_upload_or_a_deletion_never_becomes_a_get(status: int) -> None:
+    async with raw_server(redirect("/v1/there", status)) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="POST into a GET"):
+            await files.upload(b"x", purpose="batch")
+        with pytest.raises(APIResponseError, match="DELETE into a GET"):
+            await files.delete("file-1")
+        assert len(raw.requests) == 2
+
+
+async def test_content_may_come_from_another_origin_which_never_gets_a_credential() -> None:
+    async with raw_server(reply("content")) as other:
+        signed = other.base_url.replace("127.0.0.1", "localhost") + "/blob?sig=secret%2Fsig"
+        async with (
+            raw_server(redirect(signed, 302)) as raw,
+            client_of(raw, organization="org", headers={"api-key": "k-1", "X-Own": "own"}) as files,
+        ):
+            assert await files.read("file-1") == b"content"
+        [request] = other.requests
+        assert request.line == "GET /v1/blob?sig=secret%2Fsig HTTP/1.1"
+        assert not {"authorization", "api-key", "openai-organization", "cookie", "x-own"} & set(
+            request.headers
+        )
+
+
+async def test_only_content_may_come_from_another_origin() -> None:
+    async with raw_server(reply(FILE)) as other, raw_server(redirect(other.base_url)) as raw:
+        async with client_of(raw) as files:
+            with pytest.raises(APIResponseError, match="another origin"):
+                await files.retrieve("file-1")
+        assert other.requests == []
+
+
+@pytest.mark.parametrize("location", ["ftp://x/", "http://[bad/", "http://h:x/", "javascript:1"])
+async def test_a_redirect_to_nowhere_is_a_typed_error(location: str) -> None:
+    async with raw_server(redirect(location)) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="redirect"):
+            await files.read("file-1")
+
+
+async def test_a_redirect_without_a_location_is_a_typed_error() -> None:
+    script = reply("", status="302 Found")
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="redirect"):
+            await files.read("file-1")
+
+
+async def test_a_loop_of_redirects_ends() -> None:
+    async with nothing_leaks(), raw_server(redirect("/v1/again")) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="more than"):
+            await files.retrieve("file-1")
+        assert len(raw.requests) == 10
+
+
+async def test_the_query_of_a_redirect_is_in_no_error() -> None:
+    for last in (hang_up, raw_bytes(b"nonsense\r\n\r\n"), reply("", status="403 No")):
+        async with raw_server(last) as other:
+            signed = other.base_url + "/blob?sig=topsecret"
+            async with raw_server(redirect(signed)) as raw, client_of(raw) as files:
+                with pytest.raises(FilesError) as caught:
+                    await files.read("file-1")
+        assert "topsecret" not in "".join(traceback.format_exception(caught.value))
+
+
+# --- the key -------------------------------------------------------------------------------------
+
+
+def text_of(error: BaseException) -> str:
+    """Return all text that a log or an error reporter would show of an error and its causes."""
+    return "\n".join([*traceback.format_exception(error), repr(error), repr(error.__dict__)])
+
+
+def locals_of(error: BaseException) -> str:
+    """Return what a debugger would show of all frames but the test's own."""
+    shown: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if frame.f_code.co_filename != __file__:
+                shown += map(repr, frame.f_locals.values())
+        link = link.__cause__ or link.__context__
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        reply(
+            json.dumps({"error": {"message": f"bad key {KEY}", "code": KEY, "type": KEY}}),
+            status="401 No",
+            headers={"x-request-id": KEY},
+        ),
+        reply(f"<html>{KEY}", status="502 No"),
+        reply(f'{{"id": "{KEY}", "bytes": "{KEY}"}}', headers={"Content-Type": KEY}),
+        reply(f"{KEY} is no JSON"),
+        redirect(f"http://other/{KEY}"),
+        redirect(f"http://{KEY}/"),
+        raw_bytes(f"HTTP/1.1 {KEY}\r\n\r\n".encode()),
+        raw_bytes(f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n".encode()),
+        hang_up,
+    ],
+)
+async def test_the_key_is_in_nothing_that_is_shown(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(FilesError) as caught:
+            await files.retrieve("file-1")
+        assert raw.requests[0].headers["authorization"] == f"Bearer {KEY}"
+        assert KEY not in repr(files)
+    assert KEY not in text_of(caught.value)
+    assert KEY not in caplog.text
+
+
+async def test_the_key_that_was_sent_is_in_no_local_variable_as_it_is_shown() -> None:
+    async with raw_server(hang_up) as raw, client_of(raw, headers={"X-Key": KEY}) as files:
+        with pytest.raises(FilesError) as caught:
+            await files.upload(b"x", purpose="batch")
+    assert "Authorization" in locals_of(caught.value)
+    assert KEY not in locals_of(caught.value)

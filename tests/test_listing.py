@@ -1,0 +1,309 @@
+"""Listings over real sockets: pages of every kind, leaving early, and servers that go in circles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from conftest import (
+    RawRequest,
+    Script,
+    client_of,
+    hang_up,
+    nothing_leaks,
+    raw_server,
+    reply,
+    silence,
+)
+
+from aiofiles_api import (
+    APIResponseError,
+    BadRequestError,
+    FileObject,
+    FilesClient,
+    InvalidArgumentError,
+    NotFoundError,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def entry(number: int) -> dict[str, object]:
+    return {
+        "id": f"file-{number}",
+        "object": "file",
+        "bytes": number,
+        "created_at": number,
+        "filename": f"{number}.jsonl",
+        "purpose": "batch",
+    }
+
+
+def pages(
+    total: int, *, has_more: bool | None = True, ignores_after: bool = False, most: int = 10_000
+) -> Script:
+    """Serve `total` files in pages, with the failings that were asked for."""
+
+    async def follow(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        query = parse_qs(urlsplit(request.line.split()[1]).query)
+        limit = int(query.get("limit", ["20"])[0])
+        if limit > most:
+            await reply('{"error": {"message": "limit"}}', status="400 Bad Request")(
+                request, writer
+            )
+            return
+        after = query.get("after", ["file-0"])[0]
+        first = 1 if ignores_after else int(after.removeprefix("file-")) + 1
+        data = [entry(number) for number in range(first, min(first + limit, total + 1))]
+        page: dict[str, object] = {"object": "list", "data": data}
+        if has_more is not None:
+            page["has_more"] = has_more and first + limit <= total
+        await reply(json.dumps(page))(request, writer)
+
+    return follow
+
+
+@pytest.fixture
+async def ten(files: FilesClient) -> AsyncIterator[list[FileObject]]:
+    yield [
+        await files.upload(b"x", purpose="batch" if number % 2 else "user_data")
+        for number in range(10)
+    ]
+
+
+@pytest.mark.parametrize("page_size", [None, 1, 2, 3, 9, 10, 11, 10_000])
+async def test_every_page_size_gives_the_same_files_in_either_order(
+    files: FilesClient, ten: list[FileObject], page_size: int | None
+) -> None:
+    assert [f async for f in files.list(order="asc", page_size=page_size)] == ten
+    assert [f async for f in files.list(page_size=page_size)] == ten[::-1]
+
+
+async def test_a_listing_is_filtered_begun_and_bounded_as_asked(
+    files: FilesClient, ten: list[FileObject]
+) -> None:
+    assert [f async for f in files.list(purpose="batch", order="asc")] == ten[1::2]
+    assert [f async for f in files.list(after=ten[6], order="asc")] == ten[7:]
+    assert [f async for f in files.list(after=ten[6].id)] == ten[5::-1]
+    for bound in (0, 1, 4, 5, 10, 11):
+        listed = [f async for f in files.list(order="asc", page_size=4, max_items=bound)]
+        assert listed == ten[:bound]
+
+
+async def test_pages_are_given_as_the_server_cuts_them(
+    files: FilesClient, ten: list[FileObject]
+) -> None:
+    listed = [page async for page in files.list_pages(order="asc", page_size=4)]
+    assert [len(page.data) for page in listed] == [4, 4, 2]
+    assert [page.has_more for page in listed] == [True, True, False]
+    assert (listed[0].first_id, listed[0].last_id) == (ten[0].id, ten[3].id)
+    cut = [page async for page in files.list_pages(order="asc", page_size=4, max_items=6)]
+    assert [(len(page.data), page.has_more) for page in cut] == [(4, True), (2, True)]
+
+
+async def test_an_empty_listing_is_empty(files: FilesClient) -> None:
+    assert [f async for f in files.list()] == []
+    assert [page async for page in files.list_pages()] == []
+
+
+async def test_one_page_is_fetched_ahead_and_no_more() -> None:
+    async with raw_server(pages(100)) as raw, client_of(raw) as files:
+        listing = files.list(page_size=10)
+        await anext(listing)
+        await asyncio.sleep(0.1)
+        assert len(raw.requests) == 2
+        await listing.aclose()
+
+
+async def test_no_more_is_asked_for_than_is_wanted() -> None:
+    async with raw_server(pages(100)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list(page_size=10, max_items=15)]) == 15
+        asked = [parse_qs(urlsplit(r.line.split()[1]).query)["limit"][0] for r in raw.requests]
+        assert asked == ["10", "5"]
+
+
+async def leave_by_break(files: FilesClient) -> None:
+    async for _ in files.list(page_size=10):
+        break
+
+
+async def leave_by_exception(files: FilesClient) -> None:
+    with pytest.raises(LookupError):
+        async for _ in files.list(page_size=10):
+            raise LookupError
+
+
+async def leave_by_cancellation(files: FilesClient) -> None:
+    async def iterate() -> None:
+        async for _ in files.list(page_size=10):
+            await asyncio.sleep(3600)
+
+    task = asyncio.create_task(iterate())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_by_break, leave_by_exception, leave_by_cancellation], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("is_second_page_silent", [False, True])
+async def test_leaving_early_leaves_no_task_and_no_connection(
+    leave: object, *, is_second_page_silent: bool
+) -> None:
+    script = [pages(100), silence] if is_second_page_silent else [pages(100)]
+    async with nothing_leaks(), raw_server(*script) as raw:
+        files = client_of(raw)
+        await leave(files)  # type: ignore[operator]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not [t for t in asyncio.all_tasks() if "_fetch_pages" in repr(t)]
+        await files.aclose()
+        await raw.wait_until_closed()
+
+
+@pytest.mark.parametrize("kind", ["files", "pages"])
+async def test_a_server_that_ignores_the_cursor_is_an_error_not_an_endless_loop(kind: str) -> None:
+    async with raw_server(pages(100, ignores_after=True)) as raw, client_of(raw) as files:
+        seen = 0
+        with pytest.raises(APIResponseError, match="repeats"):
+            if kind == "files":
+                async for _ in files.list(page_size=10):
+                    seen += 1
+            else:
+                async for page in files.list_pages(page_size=10):
+                    seen += len(page.data)
+        assert seen == 10  # the page that was right
+
+
+async def test_a_longer_circle_is_seen_too() -> None:
+    async def circle(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        after = parse_qs(urlsplit(request.line.split()[1]).query).get("after", ["file-0"])[0]
+        following = int(after.removeprefix("file-")) % 7 + 1
+        page = {"data": [entry(following)], "has_more": True}
+        await reply(json.dumps(page))(request, writer)
+
+    async with raw_server(circle) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="repeats"):
+            [f async for f in files.list(page_size=1)]
+        assert len(raw.requests) < 30
+
+
+async def test_an_empty_page_that_promises_more_is_an_error() -> None:
+    script = reply('{"data": [], "has_more": true}')
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="empty page"):
+            [f async for f in files.list()]
+
+
+async def test_a_page_that_ends_without_an_id_is_an_error() -> None:
+    script = reply('{"data": [{"id": 7}], "has_more": true}')
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="without an id"):
+            [f async for f in files.list()]
+
+
+async def test_a_file_that_cannot_be_read_is_an_error_when_its_turn_comes() -> None:
+    page = {"data": [entry(1), {"id": "file-2"}], "has_more": False}
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        listing = files.list()
+        assert (await anext(listing)).id == "file-1"
+        with pytest.raises(APIResponseError, match="bytes"):
+            await anext(listing)
+
+
+async def test_a_server_without_has_more_is_read_to_its_end() -> None:
+    async with raw_server(pages(25, has_more=None)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list(page_size=10)]) == 25
+
+
+async def test_a_server_without_pages_is_read_once() -> None:
+    script = pages(5, has_more=None, ignores_after=True)
+    async with raw_server(script) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list()]) == 5
+
+
+async def test_a_default_page_size_that_is_refused_is_left_to_the_server() -> None:
+    async with raw_server(pages(50, most=100)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list()]) == 50
+        limits = ["limit" in r.line for r in raw.requests]
+        assert limits == [True, False, False, False]
+        with pytest.raises(BadRequestError):
+            [f async for f in files.list(page_size=101)]
+
+
+async def test_a_request_that_stays_refused_is_an_error() -> None:
+    script = reply('{"detail": "no"}', status="422 Unprocessable Entity")
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(Exception, match="no"):
+            [f async for f in files.list()]
+        assert len(raw.requests) == 2
+
+
+async def test_tolerance_towards_what_compatible_servers_send() -> None:
+    page = {
+        "data": [{**entry(1), "created_at": 1.5, "purpose": "new", "etag": "x", "status": ""}],
+        "first_id": None,
+        "last_id": "",
+        "has_more": False,
+        "object": "list",
+    }
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        [only] = [page async for page in files.list_pages()]
+    assert (only.first_id, only.last_id, only.has_more) == (None, None, False)
+    [file] = only.data
+    assert (file.created_at, file.purpose, file.status, file.extra) == (
+        1,
+        "new",
+        None,
+        {"etag": "x"},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"page_size": 0},
+        {"page_size": 10_001},
+        {"page_size": True},
+        {"max_items": -1},
+        {"max_items": 1.5},
+        {"order": "random"},
+        {"after": "a/b"},
+        {"purpose": ""},
+    ],
+)
+async def test_bad_arguments_are_refused_at_once(arguments: dict[str, object]) -> None:
+    async with raw_server(hang_up) as raw, client_of(raw) as files:
+        with pytest.raises(InvalidArgumentError):
+            files.list(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError):
+            files.list_pages(**arguments)  # type: ignore[arg-type]
+        assert raw.connections == 0
+
+
+async def test_listing_is_stable_while_files_come_and_go(files: FilesClient) -> None:
+    kept = [await files.upload(b"x", purpose="batch") for _ in range(6)]
+    doomed = await files.upload(b"x", purpose="batch")
+    kept += [await files.upload(b"x", purpose="batch") for _ in range(6)]
+    seen: list[str] = []
+    async for file in files.list(order="asc", page_size=2):
+        seen.append(file.id)
+        if file == kept[1]:
+            await files.delete(doomed)
+            await files.upload(b"late", purpose="batch")
+    assert [one for one in seen if one != doomed.id][:12] == [file.id for file in kept]
+    assert len(seen) == len(set(seen))
+
+
+async def test_retrieve_and_delete_tell_what_the_server_says(files: FilesClient) -> None:
+    file = await files.upload(b"x", purpose="batch")
+    assert await files.retrieve(file) == file == await files.retrieve(file.id)
+    assert (await files.delete(file.id)).deleted is True
+    with pytest.raises(NotFoundError):
+        await files.delete(file)
+    assert (await files.delete(file, missing_ok=True)).deleted is False
