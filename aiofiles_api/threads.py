@@ -46,10 +46,13 @@ class Threads:
 async def join(future: asyncio.Future[T]) -> T:
     """Wait for a thread's result; on cancellation, first wait for the thread."""
     try:
-        return await asyncio.shield(future)
+        # Not asyncio.shield: from Python 3.14 on it logs what a future that it shielded raises.
+        if not future.done():
+            await asyncio.wait((future,))
     except asyncio.CancelledError:
         await settle(future)
         raise
+    return future.result()
 
 
 async def settle(future: asyncio.Future[T]) -> None:

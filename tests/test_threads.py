@@ -1,0 +1,218 @@
+"""Blocking work in threads is waited for, whatever is cancelled meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
+
+from aiofiles_api.threads import Threads, join, settle
+
+pytestmark = pytest.mark.anyio
+
+
+class Work:
+    """Blocks until it is released, and tells where it is."""
+
+    def __init__(self, outcome: Callable[[], object] = lambda: "done") -> None:
+        self.started = asyncio.Event()
+        self.released = threading.Event()
+        self.finished = False
+        self._outcome = outcome
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> object:
+        self._loop.call_soon_threadsafe(self.started.set)
+        assert self.released.wait(10)
+        self.finished = True
+        return self._outcome()
+
+    def release_soon(self) -> None:
+        asyncio.get_running_loop().call_later(0.03, self.released.set)
+
+
+class BrokenError(Exception):
+    pass
+
+
+def fail() -> object:
+    raise BrokenError
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    threads = Threads()
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
+async def complaints() -> AsyncIterator[list[dict[str, object]]]:
+    """What the loop would log."""
+    loop = asyncio.get_running_loop()
+    heard: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: heard.append(context))
+    yield heard
+    loop.set_exception_handler(None)
+
+
+async def test_work_runs_in_a_thread_of_our_own_and_its_result_comes_back(threads: Threads) -> None:
+    name = await threads.run(lambda: threading.current_thread().name)
+    assert name.startswith("aiofiles_api")
+
+
+async def test_what_work_raises_comes_back(threads: Threads) -> None:
+    with pytest.raises(BrokenError):
+        await threads.run(fail)
+
+
+async def test_a_result_that_is_there_already_is_returned_at_once(threads: Threads) -> None:
+    future = threads.start(lambda: 3)
+    await settle(future)
+    assert await join(future) == 3
+
+
+async def test_a_cancelled_task_waits_for_its_thread(threads: Threads) -> None:
+    work = Work()
+    task = asyncio.create_task(threads.run(work))
+    await work.started.wait()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    work.release_soon()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.finished
+
+
+async def test_repeated_cancellations_do_not_end_the_waiting(threads: Threads) -> None:
+    work = Work()
+    task = asyncio.create_task(threads.run(work))
+    await work.started.wait()
+    for _ in range(5):
+        task.cancel()
+        await asyncio.sleep(0.002)
+        assert not task.done()
+    work.release_soon()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.finished
+    assert task.cancelling() == 5
+
+
+async def test_a_cancel_scope_waits_for_the_thread_without_keeping_the_loop_busy(
+    threads: Threads,
+) -> None:
+    work = Work()
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_later(0.01, scope.cancel)
+        asyncio.get_running_loop().call_later(0.2, work.released.set)
+        busy = time.thread_time()
+        await threads.run(work)
+    assert time.thread_time() - busy < 0.1
+    assert scope.cancelled_caught
+    assert work.finished
+
+
+async def test_a_timeout_waits_for_the_thread_and_stays_a_timeout(threads: Threads) -> None:
+    work = Work()
+    work.release_soon()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await threads.run(work)
+    assert work.finished
+
+
+async def test_a_scope_that_is_cancelled_already_lets_no_work_be_abandoned(
+    threads: Threads,
+) -> None:
+    work = Work()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        work.release_soon()
+        await threads.run(work)
+    assert scope.cancelled_caught
+    assert work.finished
+
+
+async def test_settling_under_cancellation_waits_and_then_raises_it(threads: Threads) -> None:
+    work = Work()
+    future = threads.start(work)
+    task = asyncio.create_task(settle(future))
+    await work.started.wait()
+    for _ in range(2):
+        task.cancel("no longer wanted")
+        await asyncio.sleep(0)
+    work.release_soon()
+    with pytest.raises(asyncio.CancelledError, match="no longer wanted"):
+        await task
+    assert future.result() == "done"
+
+
+async def test_settling_ignores_what_the_work_raised_and_nobody_complains(
+    threads: Threads, complaints: list[dict[str, object]]
+) -> None:
+    await settle(threads.start(fail))
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
+async def test_nobody_complains_of_what_work_raises_after_its_caller_was_cancelled(
+    threads: Threads, complaints: list[dict[str, object]]
+) -> None:
+    work = Work(fail)
+    task = asyncio.create_task(threads.run(work))
+    await work.started.wait()
+    task.cancel()
+    work.release_soon()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
+async def test_settling_a_cancelled_future_is_no_error() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await settle(future)
+    with pytest.raises(asyncio.CancelledError):
+        await join(future)
+
+
+async def test_threads_are_as_many_as_allowed_and_start_with_need() -> None:
+    before = threading.active_count()
+    threads = Threads(2)
+    assert threading.active_count() == before
+    works = [Work() for _ in range(4)]
+    futures = [threads.start(work) for work in works]
+    await works[0].started.wait()
+    await works[1].started.wait()
+    assert threading.active_count() == before + 2
+    assert not works[2].started.is_set()
+    for work in works:
+        work.released.set()
+    for future in futures:
+        assert await join(future) == "done"
+    threads.close()
+
+
+async def test_close_ends_the_threads_as_soon_as_their_work_is_done() -> None:
+    threads = Threads()
+    work = Work()
+    future = threads.start(work)
+    await work.started.wait()
+    (thread,) = threads._executor._threads
+    threads.close()
+    assert thread.is_alive()
+    work.released.set()
+    assert await join(future) == "done"
+    await asyncio.to_thread(thread.join, 5)
+    assert not thread.is_alive()
