@@ -8,6 +8,7 @@ attempt, so that many clients that failed together do not come back together
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
@@ -40,14 +41,19 @@ class RetryPolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
-        if self.attempts < 1:
-            msg = f"RetryPolicy.attempts is {self.attempts}; pass 1 (no retries) or more"
+        if type(self.attempts) is not int or self.attempts < 1:
+            msg = f"RetryPolicy.attempts is {self.attempts!r}; pass 1 (no retries) or more"
             raise ConfigurationError(msg)
         for name in ("backoff", "max_backoff", "max_retry_after", "deadline"):
             seconds = getattr(self, name)
-            if seconds is not None and not seconds >= 0:
-                msg = f"RetryPolicy.{name} is {seconds}; pass seconds, 0 or more"
+            if not _is_duration(seconds) and not (name == "deadline" and seconds is None):
+                msg = f"RetryPolicy.{name} is {seconds!r}; pass a number of seconds, 0 or more"
                 raise ConfigurationError(msg)
+
+
+def _is_duration(seconds: object) -> bool:
+    # Not infinite: a random 0 times infinity is no number.
+    return isinstance(seconds, int | float) and 0 <= seconds < math.inf
 
 
 def delay_before_retry(
