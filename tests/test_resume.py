@@ -92,7 +92,7 @@ def test_a_partial_reply_from_elsewhere_is_refused(offset: int, first: int, more
     ids=str,
 )
 def test_a_partial_reply_that_contradicts_itself_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(APIResponseError, match="^a partial reply with "):
+    with pytest.raises(APIResponseError, match=r"^a partial reply with "):
         continue_from(10, status=206, headers=headers)
 
 
