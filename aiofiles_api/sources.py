@@ -296,7 +296,14 @@ class _PathSource:
     async def open(self) -> Reader:
         if self._is_consumed_pipe:
             raise _not_replayable(self._what)
-        return await self._threads.run(self._open)
+        opening = self._threads.start(self._open)
+        try:
+            return await join(opening)
+        except asyncio.CancelledError:
+            # The thread may have opened it all the same, and now nobody else knows.
+            if opening.exception() is None:
+                await opening.result().aclose()
+            raise
 
     def _open(self) -> Reader:
         try:

@@ -51,8 +51,14 @@ async def upload(
     bodies: list[_FormBody] = []
 
     async def open_body() -> Reader:
-        body = _FormBody(envelope, await opened.open(), meter, attempt=len(bodies) + 1)
+        reader = await opened.open()
+        body = _FormBody(envelope, reader, meter)
         bodies.append(body)
+        try:
+            meter.begin(reader.length, attempt=len(bodies))
+        except BaseException:
+            await reader.aclose()
+            raise
         return body
 
     request = upload_request(name, envelope.content_type)
@@ -76,14 +82,13 @@ class _FormBody:
         sent: Bytes of the source that were handed out.
     """
 
-    def __init__(self, envelope: Envelope, reader: Reader, meter: Meter, *, attempt: int) -> None:
+    def __init__(self, envelope: Envelope, reader: Reader, meter: Meter) -> None:
         self.length = envelope.length(reader.length)
         self.sent = 0
         self._reader = reader
         self._expected = reader.length
         self._meter = meter
         self._pieces = self._cut(envelope)
-        meter.begin(reader.length, attempt=attempt)
 
     async def read(self) -> Buffer:
         return await anext(self._pieces, b"")

@@ -55,8 +55,8 @@ def described(content: bytes = SMALL, *, filename: str = "data.jsonl") -> FileOb
 
 def describe(length: int) -> Script:
     return reply(
-        '{"id": "file-1", "object": "file", "bytes": %d, "created_at": 1, "filename": "data.jsonl",'
-        ' "purpose": "batch"}' % length
+        f'{{"id": "file-1", "object": "file", "bytes": {length}, "created_at": 1,'
+        ' "filename": "data.jsonl", "purpose": "batch"}'
     )
 
 
@@ -200,7 +200,8 @@ async def test_a_cut_download_leaves_nothing_and_raises_a_connection_error(
 
 
 async def test_a_cut_at_any_byte_of_a_chunked_body_leaves_nothing(tmp_path: Path) -> None:
-    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n"
+    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole += b"5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n"
     # The last line break ends an (empty) trailer, which tells nothing about the content.
     for end in range(1, len(whole) - 4):
         async with raw_server(raw_bytes(whole[:end])) as raw, client_of(raw) as files:

@@ -1,10 +1,9 @@
-"""Listings over real sockets: pages of every kind, leaving early, and servers that go in circles."""
+"""Listings over real sockets: pages of every kind, leaving early, servers that go in circles."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -67,8 +66,8 @@ def pages(
 
 
 @pytest.fixture
-async def ten(files: FilesClient) -> AsyncIterator[list[FileObject]]:
-    yield [
+async def ten(files: FilesClient) -> list[FileObject]:
+    return [
         await files.upload(b"x", purpose="batch" if number % 2 else "user_data")
         for number in range(10)
     ]

@@ -1,4 +1,4 @@
-"""Uploads over real sockets: every kind of source, exact lengths, filenames as browsers send them."""
+"""Uploads over real sockets: every kind of source, exact lengths, filenames as browsers do."""
 
 from __future__ import annotations
 
@@ -363,6 +363,15 @@ async def test_what_a_progress_sink_raises_ends_the_upload() -> None:
     async with nothing_leaks(), raw_server(read_on) as raw, client_of(raw) as files:
         with pytest.raises(LookupError):
             await files.upload(endless(), purpose="batch", progress=refuse)
+
+
+async def test_a_sink_that_raises_at_once_leaves_no_descriptor(tmp_path: Path) -> None:
+    def refuse(_progress: Progress) -> None:
+        raise LookupError
+
+    async with nothing_leaks(), raw_server(hang_up) as raw, client_of(raw) as files:
+        with pytest.raises(LookupError):
+            await files.upload(make_path(tmp_path), purpose="batch", progress=refuse)
 
 
 async def test_an_early_refusal_is_told_without_sending_the_rest() -> None:

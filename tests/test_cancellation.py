@@ -1,0 +1,245 @@
+"""Cancelling each operation at every await, and closing the client under it, leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import KEY, client_of, nothing_leaks, raw_server, reply, silence
+
+from aiofiles_api import ClientClosedError, FileObject, FilesClient, RetryPolicy
+from aiofiles_api.emulator import Emulator
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = os.urandom(5_000_000)
+
+Operation = Callable[[FilesClient, FileObject, Path], Awaitable[object]]
+
+
+async def upload_path(files: FilesClient, _file: FileObject, directory: Path) -> object:
+    return await files.upload(directory / "source", purpose="batch")
+
+
+async def upload_iterable(files: FilesClient, _file: FileObject, _directory: Path) -> object:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield CONTENT[:100_000]
+            await asyncio.sleep(0)
+
+    return await files.upload(pieces(), purpose="batch")
+
+
+async def upload_generator(files: FilesClient, _file: FileObject, _directory: Path) -> object:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(20):
+            yield CONTENT[:100_000]
+
+    return await files.upload(pieces(), purpose="batch")
+
+
+async def download(files: FilesClient, file: FileObject, directory: Path) -> object:
+    return await files.download(file, directory / "copy", durable=True)
+
+
+async def download_to_directory(files: FilesClient, file: FileObject, directory: Path) -> object:
+    return await files.download(file.id, directory, overwrite=True)
+
+
+async def stream(files: FilesClient, file: FileObject, _directory: Path) -> object:
+    async with files.stream(file) as content:
+        return [len(chunk) async for chunk in content]
+
+
+async def read(files: FilesClient, file: FileObject, _directory: Path) -> object:
+    return await files.read(file)
+
+
+async def listing(files: FilesClient, _file: FileObject, _directory: Path) -> object:
+    return [file async for file in files.list(page_size=1)]
+
+
+async def retrieve(files: FilesClient, file: FileObject, _directory: Path) -> object:
+    return await files.retrieve(file)
+
+
+async def delete(files: FilesClient, file: FileObject, _directory: Path) -> object:
+    return await files.delete(file, missing_ok=True)
+
+
+async def wait(files: FilesClient, file: FileObject, _directory: Path) -> object:
+    return await files.wait_for_processing(file)
+
+
+OPERATIONS: list[Operation] = [
+    upload_path,
+    upload_iterable,
+    upload_generator,
+    download,
+    download_to_directory,
+    stream,
+    read,
+    listing,
+    retrieve,
+    delete,
+    wait,
+]
+
+
+async def cancel_after(turns: int, work: Awaitable[object]) -> bool:
+    """Cancel `work` after so many turns of the loop; return whether it was done before."""
+    task = asyncio.ensure_future(work)
+    for _ in range(turns):
+        if task.done():
+            break
+        await asyncio.sleep(0)
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return False
+
+
+async def cancel_scope_after(turns: int, work: Awaitable[object]) -> bool:
+    """Cancel `work` as anyio does it: again at every turn of the loop until it is gone."""
+    done = False
+
+    async def run() -> None:
+        nonlocal done
+        await work
+        done = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        for _ in range(turns):
+            if done:
+                break
+            await asyncio.sleep(0)
+        group.cancel_scope.cancel()
+    return done
+
+
+@pytest.mark.parametrize("cancel", [cancel_after, cancel_scope_after], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
+async def test_cancelling_at_any_turn_leaves_nothing(
+    operation: Operation,
+    cancel: Callable[[int, Awaitable[object]], Awaitable[bool]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "source").write_bytes(CONTENT)
+    async with (
+        nothing_leaks(),
+        Emulator(api_key=KEY) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as keeper,
+    ):
+        file = await keeper.upload(CONTENT[:3_000_000], purpose="batch", filename="name")
+        await keeper.upload(b"x", purpose="batch")
+        expected = {"source"}
+        turns = 0
+        while True:
+            async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+                done = await cancel(turns, operation(files, file, tmp_path))
+                assert not files._session._active
+                assert not files._session._exchanges
+                assert files._session._slots._value == files._session.config.max_connections
+            left = set(os.listdir(tmp_path)) - expected
+            # A file may be there, but only whole; a part file never.
+            for name in left:
+                assert name in {"copy", "name"}
+                assert (tmp_path / name).read_bytes() == CONTENT[:3_000_000]
+                (tmp_path / name).unlink()
+            if done:
+                break
+            turns += 1 if turns < 40 else turns // 4
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
+async def test_closing_the_client_ends_what_is_in_flight(
+    operation: Operation, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(CONTENT)
+    file = FileObject("file-1", 10, 1, "name", "batch")
+    async with nothing_leaks(), raw_server(silence) as raw:
+        files = client_of(raw)
+        task = asyncio.ensure_future(operation(files, file, tmp_path))
+        while not raw.requests:
+            await asyncio.sleep(0.001)
+        await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await task
+        await raw.wait_until_closed()
+    assert os.listdir(tmp_path) == ["source"]
+
+
+async def test_closing_wakes_a_back_off() -> None:
+    slow_down = reply("", status="429 Slow Down", headers={"Retry-After": "100"})
+    async with nothing_leaks(), raw_server(slow_down) as raw:
+        files = client_of(raw, retry=RetryPolicy())
+        task = asyncio.ensure_future(files.retrieve("file-1"))
+        while not raw.requests:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        with anyio.fail_after(2):
+            await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await task
+
+
+async def test_a_stream_in_the_callers_hands_ends_with_the_client(files: FilesClient) -> None:
+    file = await files.upload(CONTENT, purpose="batch")
+    async with files.stream(file) as content:
+        await anext(content)
+        await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await anext(content)
+
+
+async def test_a_listing_in_the_callers_hands_ends_with_the_client(files: FilesClient) -> None:
+    for _ in range(5):
+        await files.upload(b"x", purpose="batch")
+    pages = files.list(page_size=1)
+    await anext(pages)
+    await files.aclose()
+    with pytest.raises(ClientClosedError):
+        [file async for file in pages]
+
+
+async def test_a_closed_client_refuses_every_call(files: FilesClient, tmp_path: Path) -> None:
+    await files.aclose()
+    await files.aclose()  # twice is fine
+    file = FileObject("file-1", 10, 1, "name", "batch")
+    (tmp_path / "source").write_bytes(b"x")
+    for operation in OPERATIONS:
+        with pytest.raises(ClientClosedError):
+            await operation(files, file, tmp_path)
+
+
+async def test_a_cancelled_close_still_closes() -> None:
+    async with nothing_leaks(), raw_server(silence) as raw:
+        files = client_of(raw)
+        task = asyncio.ensure_future(files.retrieve("file-1"))
+        while not raw.requests:
+            await asyncio.sleep(0.001)
+        closing = asyncio.ensure_future(files.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with pytest.raises(ClientClosedError):
+            await task
+
+
+async def test_a_timeout_around_a_call_stays_a_timeout() -> None:
+    async with nothing_leaks(), raw_server(silence) as raw, client_of(raw) as files:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await files.retrieve("file-1")
+        with anyio.move_on_after(0.05) as scope:
+            await files.retrieve("file-1")
+        assert scope.cancelled_caught
