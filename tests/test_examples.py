@@ -1,0 +1,178 @@
+"""The examples, run as their readers would run them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import anyio
+import attrs
+import psutil
+import pytest
+from conftest import KEY, RawRequest, RawServer, raw_server
+
+from aiofiles_api import FilesClient
+from aiofiles_api.emulator import Emulator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LARGE = 256 * 1024 * 1024
+
+
+def environment(base_url: str) -> dict[str, str]:
+    return {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": base_url}
+
+
+async def test_the_quick_start_does_what_it_says(server: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b"{}\n")
+    done = await anyio.run_process(
+        [sys.executable, "-W", "error", str(EXAMPLES / "quick_start.py"), "train.jsonl"],
+        cwd=tmp_path,
+        env=environment(server.base_url),
+    )
+    lines = done.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "uploaded",
+        "listed",
+        "downloaded",
+        "streamed",
+        "deleted",
+    ]
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == b"{}\n"
+
+
+@attrs.frozen
+class App:
+    """The FastAPI example, served by uvicorn in a process of its own."""
+
+    url: str
+    process: psutil.Process
+    http: aiohttp.ClientSession
+
+
+@asynccontextmanager
+async def fastapi_app(base_url: str) -> AsyncIterator[App]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--log-level=warning",
+        f"--app-dir={EXAMPLES}",
+        f"--port={port}",
+        "fastapi_app:app",
+        env=environment(base_url),
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with aiohttp.ClientSession() as http:
+            await wait_until_up(http, url)
+            yield App(url, psutil.Process(process.pid), http)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def wait_until_up(http: aiohttp.ClientSession, url: str) -> None:
+    with anyio.fail_after(30):
+        while True:
+            try:
+                async with http.get(f"{url}/openapi.json") as response:
+                    await response.read()
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+@asynccontextmanager
+async def flat_memory(process: psutil.Process, *, most: int) -> AsyncIterator[None]:
+    """Fail when the process's resident memory grows by more than `most` bytes meanwhile."""
+    before = peak = process.memory_info().rss
+
+    async def watch() -> None:
+        nonlocal peak
+        while True:
+            peak = max(peak, process.memory_info().rss)
+            await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    yield
+    watching.cancel()
+    assert peak - before < most, f"grew by {(peak - before) / 1e6:.1f} MB"
+
+
+async def send_form(app: App, path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        form = aiohttp.FormData({"file": file})
+        async with app.http.post(f"{app.url}/files", data=form) as response:
+            answer: dict[str, object] = await response.json()
+            return answer
+
+
+async def test_the_fastapi_app_passes_files_on_in_flat_memory(
+    server: Emulator, files: FilesClient, tmp_path: Path
+) -> None:
+    small, large = tmp_path / "small.jsonl", tmp_path / "large.jsonl"
+    small.write_bytes(b"{}\n")
+    with large.open("wb") as file:
+        for number in range(LARGE // 1_048_576):
+            file.write(number.to_bytes(4, "big") * 262_144)
+    async with fastapi_app(server.base_url) as app:
+        stored = await send_form(app, small)  # warms up what is loaded with the first request
+        async with app.http.get(f"{app.url}/files/{stored['id']}/content") as response:
+            assert await response.read() == b"{}\n"
+        async with flat_memory(app.process, most=40_000_000):
+            stored = await send_form(app, large)
+            assert (stored["bytes"], stored["filename"]) == (LARGE, "large.jsonl")
+        async with flat_memory(app.process, most=40_000_000):
+            async with app.http.get(f"{app.url}/files/{stored['id']}/content") as response:
+                assert response.content_length == LARGE
+                assert await is_content_of(response, large)
+    assert (await files.retrieve(str(stored["id"]))).bytes == LARGE
+
+
+async def is_content_of(response: aiohttp.ClientResponse, path: Path) -> bool:
+    with path.open("rb") as file:
+        async for chunk in response.content.iter_any():
+            if file.read(len(chunk)) != chunk:
+                return False
+        return file.read(1) == b""
+
+
+async def test_errors_of_the_api_reach_the_apps_caller(server: Emulator) -> None:
+    async with fastapi_app(server.base_url) as app:
+        async with app.http.get(f"{app.url}/files/file-unknown/content") as response:
+            assert response.status == 404
+            assert "file-unknown" in (await response.json())["detail"]
+        async with app.http.get(f"{app.url}/files/bad%20id/content") as response:
+            assert response.status == 400
+
+
+async def test_a_caller_that_goes_away_releases_the_connection_to_the_api() -> None:
+    async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    async with raw_server(endless) as raw, fastapi_app(raw.base_url) as app:
+        async with app.http.get(f"{app.url}/files/file-1/content") as response:
+            await response.content.readany()
+            assert raw.open_connections == 1
+            response.close()
+        await closed_within(raw, 5)
+
+
+async def closed_within(raw: RawServer, seconds: float) -> None:
+    with anyio.fail_after(seconds):
+        await raw.wait_until_closed()
