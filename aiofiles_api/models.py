@@ -2,8 +2,8 @@
 
 Compatible servers differ from the API's description in small ways, so reading is tolerant: unknown
 fields are kept in `extra`, unknown purposes and statuses pass as strings, an optional field that is
-absent, null or an empty string is `None`, and a timestamp may be a float. What cannot be repaired
-is an `APIResponseError` that names the field.
+absent, null or an empty string has its default, and a number may be a float or a string of digits.
+What cannot be repaired is an `APIResponseError` that names the field.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _Extra: TypeAlias = Mapping[str, object]
 _SHORTEST_LIFE = 3_600
 _LONGEST_LIFE = 2_592_000
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 @attrs.frozen
 class FileObject:
@@ -70,13 +72,29 @@ class FileObject:
 
     @property
     def created(self) -> datetime:
-        """The time of creation, in UTC."""
-        return datetime.fromtimestamp(self.created_at, UTC)
+        """The time of creation, in UTC.
+
+        Raises:
+            APIResponseError: The server sent a number that no calendar knows.
+        """
+        return _moment("created_at", self.created_at)
 
     @property
     def expires(self) -> datetime | None:
-        """The time of expiry in UTC, or `None` for a file that stays."""
-        return None if self.expires_at is None else datetime.fromtimestamp(self.expires_at, UTC)
+        """The time of expiry in UTC, or `None` for a file that stays.
+
+        Raises:
+            APIResponseError: The server sent a number that no calendar knows.
+        """
+        return None if self.expires_at is None else _moment("expires_at", self.expires_at)
+
+
+def _moment(field: str, seconds: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError as error:
+        msg = f"{field}: {seconds:,} seconds after 1970 are beyond any calendar"
+        raise APIResponseError(msg, retryable=False) from error
 
 
 @attrs.frozen
@@ -174,7 +192,7 @@ def file_id(file: str | FileObject) -> str:
 
     Raises:
         InvalidArgumentError: It is empty, `.` or `..`, or holds a slash, a backslash, any of
-            `? # %`, whitespace or a control character.
+            `? # %`, whitespace, or a control or other character that cannot be printed.
     """
     identifier = file.id if isinstance(file, FileObject) else file
     if not isinstance(identifier, str):
@@ -191,6 +209,7 @@ def file_id(file: str | FileObject) -> str:
 
 
 T = TypeVar("T")
+D = TypeVar("D")
 Model = TypeVar("Model", FileObject, DeletedFile)
 
 
@@ -238,9 +257,9 @@ def _boolean(value: object, _: object) -> bool:
     raise ValueError(msg)
 
 
-def _optional(read: Callable[[object, object], T]) -> Callable[[object, object], T | None]:
-    def structure_optional(value: object, kind: object) -> T | None:
-        return None if value is None or value == "" else read(value, kind)
+def _or(default: D, read: Callable[[object, object], T]) -> Callable[[object, object], T | D]:
+    def structure_optional(value: object, kind: object) -> T | D:
+        return default if value is None or value == "" else read(value, kind)
 
     return structure_optional
 
@@ -252,13 +271,22 @@ def _make_converter() -> Converter:
     converter = Converter(detailed_validation=False)
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(int, _integer)
-    converter.register_structure_hook(bool, _boolean)
-    converter.register_structure_hook(str | None, _optional(_string))
-    converter.register_structure_hook(int | None, _optional(_integer))
+    converter.register_structure_hook(str | None, _or(None, _string))
+    converter.register_structure_hook(int | None, _or(None, _integer))
+    object_field = override(struct_hook=_or("file", _string))
+    deleted = make_dict_structure_fn(
+        DeletedFile,
+        converter,
+        _cattrs_detailed_validation=False,
+        deleted=override(struct_hook=_or(True, _boolean)),
+        object=object_field,
+    )
+    converter.register_structure_hook(DeletedFile, deleted)
     known_fields = make_dict_structure_fn(
         FileObject,
         converter,
         _cattrs_detailed_validation=False,
+        object=object_field,
         # Filled below, with values that are kept as they came.
         extra=override(struct_hook=lambda value, _: value),
     )
