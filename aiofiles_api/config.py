@@ -7,6 +7,7 @@ variables of several libraries, any of which may be printed by a debugger or an 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -115,8 +116,8 @@ class Config:
         Raises:
             ConfigurationError: There is no key, or a setting cannot work.
         """
-        if max_connections < 1:
-            msg = f"max_connections is {max_connections}; pass 1 or more"
+        if type(max_connections) is not int or max_connections < 1:
+            msg = f"max_connections is {max_connections!r}; pass 1 or more"
             raise ConfigurationError(msg)
         given = {
             "OpenAI-Organization": organization or environ.get("OPENAI_ORG_ID"),
@@ -128,7 +129,10 @@ class Config:
             merged[name] = value
         return cls(
             base_url=_checked_base_url(
-                base_url or environ.get("OPENAI_BASE_URL") or _DEFAULT_BASE_URL
+                # One that is passed and empty is no wish for the default, but a variable unset.
+                (environ.get("OPENAI_BASE_URL") or _DEFAULT_BASE_URL)
+                if base_url is None
+                else base_url
             ),
             api_key=_choose_key(api_key, headers, environ),
             headers={name: _checked_header(name, value) for name, value in merged.items()},
@@ -137,7 +141,7 @@ class Config:
             retry=retry,
             max_connections=max_connections,
             trust_env=trust_env,
-            proxy=proxy,
+            proxy=None if proxy is None else _checked_proxy(proxy),
         )
 
 
@@ -175,36 +179,73 @@ def _choose_key(
 
 
 def _checked_base_url(base_url: str) -> str:
-    problem = _problem_of_base_url(base_url)
+    problem = _problem_of_address(base_url) or _problem_of_base_url(base_url)
     if problem:
-        # Not shown where it may hold a password.
-        shown = "" if "@" in base_url else f" {base_url!r}"
+        # Not shown where it may hold a password, or a key in its query.
+        shown = "" if re.search("[@?]", str(base_url)) else f" {base_url!r}"
         msg = f"base_url{shown} {problem}; pass one like {_DEFAULT_BASE_URL}"
         raise ConfigurationError(msg)
     return base_url.rstrip("/")
 
 
-def _problem_of_base_url(base_url: str) -> str | None:
-    if not base_url.isascii() or not base_url.isprintable() or " " in base_url:
+def _checked_proxy(proxy: str) -> str:
+    problem = _problem_of_address(proxy)
+    if problem:
+        # Not shown: it may hold a password.
+        msg = f"proxy: it {problem}; pass one like http://proxy.example:3128"
+        raise ConfigurationError(msg)
+    return proxy
+
+
+def _problem_of_address(url: str) -> str | None:
+    if not isinstance(url, str):
+        return "is not a string"
+    if not url.isascii() or not url.isprintable() or " " in url:
         return "holds a space, a control character or a letter outside ASCII"
     try:
-        parts = urlsplit(base_url)
+        parts = urlsplit(url)
         port_is_zero = parts.port == 0
-    except ValueError as error:
-        return f"cannot be read ({error})"
-    problems = {
-        "does not begin with http:// or https://": parts.scheme not in {"http", "https"},
-        "names no host and port that one can connect to": not parts.hostname or port_is_zero,
-        "holds a user name or password, which belong into headers=": "@" in parts.netloc,
-        "has a query or fragment, which belong into params=": parts.query or parts.fragment,
+    except ValueError:
+        return "cannot be read as a URL"
+    if parts.scheme not in {"http", "https"}:
+        return "does not begin with http:// or https://"
+    if not parts.hostname or port_is_zero:
+        return "names no host and port that one can connect to"
+    return None
+
+
+def _problem_of_base_url(base_url: str) -> str | None:
+    if "@" in urlsplit(base_url).netloc:
+        return "holds a user name or password, which belong into headers="
+    if re.search("[?#]", base_url):
+        return "has a query or fragment, which belong into params="
+    return None
+
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""What RFC 9110 calls a token (section 5.6.2)."""
+
+_OUR_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "if-range",
+        "range",
+        "transfer-encoding",
     }
-    return next((problem for problem, is_so in problems.items() if is_so), None)
+)
 
 
 def _checked_header(name: str, value: str) -> Secret:
-    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-    if not token:
-        msg = f"headers: {name!r} is no header name; use letters, digits, '-' and '_'"
+    if not _HEADER_NAME.fullmatch(name):
+        msg = f"headers: {name!r} is no header name; use letters, digits and '-'"
+        raise ConfigurationError(msg)
+    if name.lower() in _OUR_HEADERS:
+        msg = f"headers: {name!r} is different for each request and set by the client; leave it out"
         raise ConfigurationError(msg)
     if not isinstance(value, str) or not value.isprintable() or not value.isascii():
         msg = f"headers: the value of {name!r} is not a line of printable ASCII characters"
