@@ -109,10 +109,10 @@ async def test_a_cancel_scope_waits_for_the_thread_without_keeping_the_loop_busy
     threads: Threads,
 ) -> None:
     work = Work()
+    busy = time.thread_time()
     with anyio.CancelScope() as scope:
         asyncio.get_running_loop().call_later(0.01, scope.cancel)
         asyncio.get_running_loop().call_later(0.2, work.released.set)
-        busy = time.thread_time()
         await threads.run(work)
     assert time.thread_time() - busy < 0.1
     assert scope.cancelled_caught
