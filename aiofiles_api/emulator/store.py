@@ -76,6 +76,8 @@ CREATE TRIGGER IF NOT EXISTS bury AFTER DELETE ON files BEGIN
 END;
 """
 
+_MANNERS: Final = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+
 _LAST_PLACE: Final = """
 SELECT max(place) FROM (
     SELECT :first - 1 AS place
@@ -293,6 +295,8 @@ class Store:
             resources.callback(os.close, _lock(data_dir))
             self._writer = resources.enter_context(closing(_connect(data_dir)))
             self._reader = resources.enter_context(closing(_connect(data_dir)))
+            for connection in (self._writer, self._reader):
+                connection.executescript(_MANNERS)
             self._writer.executescript(_SCHEMA)
             self._sweep()
             self._resources = resources.pop_all()
@@ -414,12 +418,9 @@ class Store:
 
 def _connect(data_dir: Path) -> sqlite3.Connection:
     # Without an isolation level each statement is a transaction of its own, unless BEGIN is said.
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         data_dir / "files.sqlite3", isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
 
 
 def _lock(data_dir: Path) -> int:
