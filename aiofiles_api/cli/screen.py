@@ -1,0 +1,189 @@
+"""What a command says: results on standard output, everything else on standard error.
+
+A pipe gets plain lines, and rich, which takes time to import, only for the demo's table. A terminal
+gets colours and bars; what is said while bars are drawn is printed above them, so it goes through
+the same console.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+import anyio
+
+from aiofiles_api import FileObject, ProgressSink
+from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable
+
+if TYPE_CHECKING:
+    from aiofiles_api.cli.terminal import Terminal
+
+__all__ = ["NAME", "Screen", "Track"]
+
+NAME = "aiofiles-api"
+
+Track: TypeAlias = Callable[[str, int | None], AbstractContextManager[ProgressSink | None]]
+"""Given a name and a length, opens a context for one transfer, and gives the sink for it."""
+
+
+class Screen:
+    """The two streams of one command.
+
+    Args:
+        as_json: Whether results are lines of JSON.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._has_output = _is_terminal(sys.stdout)
+        self._has_errors = _is_terminal(sys.stderr)
+        self._is_pretty = self._has_output and not as_json
+        self._turn = anyio.CapacityLimiter(1)
+
+    # --- results -------------------------------------------------------------------------------
+
+    async def result(self, result: Result) -> None:
+        """Print a line for what was done."""
+        if self._is_pretty:
+            self._output.print_result(result)
+        else:
+            await self._lines([result.json if self._as_json else _tabbed(result.fields)])
+
+    async def files(self, files: Sequence[FileObject], *, with_header: bool) -> None:
+        """Print a row or a line for each file."""
+        if self._is_pretty:
+            await self._in_thread(partial(self._output.print_files, files, with_header=with_header))
+        else:
+            line = json_line if self._as_json else _file_line
+            await self._lines([line(file) for file in files])
+
+    async def details(self, files: Sequence[FileObject]) -> None:
+        """Print all that is known of each file."""
+        if self._is_pretty:
+            self._output.print_details(files)
+        else:
+            await self.files(files, with_header=False)
+
+    async def content(self, chunk: bytes) -> None:
+        """Write a piece of a file's content as it is."""
+        await self._in_thread(partial(_write_bytes, chunk))
+
+    def say(self, line: str) -> None:
+        """Print a line, of those that no script wants to read."""
+        self._output.print_line(printable(line))
+
+    def steps(self, steps: Iterable[Step]) -> None:
+        """Print a table of what each step took."""
+        self._output.print_steps(steps)
+
+    def remark(self, message: str) -> None:
+        """Tell a person something that no script wants to know."""
+        if self._is_pretty:
+            self._output.print_remark(message)
+
+    # --- everything else -----------------------------------------------------------------------
+
+    def complain(self, message: str) -> None:
+        """Print one line on standard error."""
+        line = one_line(message)
+        if self._has_errors:
+            self._canvas.print_complaint(NAME, line)
+        else:
+            sys.stderr.write(f"{NAME}: {line}\n")
+            sys.stderr.flush()
+
+    @contextmanager
+    def told_if_interrupted(self, summary: Callable[[], str]) -> Iterator[None]:
+        """Say in one line what was done when Ctrl-C ends what runs inside."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.complain(f"interrupted: {summary()}")
+            raise
+
+    @contextmanager
+    def bars(
+        self, done: str, *, count: int, total: int | None, keep: bool = False
+    ) -> Iterator[Track]:
+        """Draw a bar for each transfer, where there is a terminal; see `Terminal.bars`."""
+        if self._has_output or self._has_errors:
+            with self._canvas.bars(done, count=count, total=total, keep=keep) as bars:
+                yield bars.track
+        else:
+            yield _no_bar
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody can read a question and answer it."""
+        return self._has_errors and sys.stdin.isatty()
+
+    async def ask(self, lines: Iterable[str], question: str) -> bool:
+        """Ask a question below some lines; only a yes is a yes."""
+        listed = "".join(f"  {printable(line)}\n" for line in lines)
+        sys.stderr.write(f"{listed}{question} [y/N] ")
+        sys.stderr.flush()
+        # Ctrl-C can end this wait, but not a thread that reads.
+        await anyio.wait_readable(sys.stdin)
+        answer = await anyio.to_thread.run_sync(sys.stdin.readline)
+        return answer.strip().lower() in {"y", "yes"}
+
+    # --- how -----------------------------------------------------------------------------------
+
+    @cached_property
+    def _output(self) -> Terminal:
+        """Standard output."""
+        return _terminal(sys.stdout)
+
+    @cached_property
+    def _canvas(self) -> Terminal:
+        """What to draw on: standard output if it is a terminal, else standard error."""
+        return self._output if self._has_output else _terminal(sys.stderr)
+
+    async def _lines(self, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        if self._has_output:
+            self._output.print_plain(text)
+        else:
+            await self._in_thread(partial(_write, text))
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        # A reader that pauses, as a pager does, must not hold the event loop.
+        await anyio.to_thread.run_sync(work, limiter=self._turn)
+
+
+def _terminal(stream: TextIO) -> Terminal:
+    from aiofiles_api.cli.terminal import Terminal  # noqa: PLC0415 - rich takes its time
+
+    return Terminal(stream)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that can do more than print lines."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+
+
+def _no_bar(_name: str, _total: int | None) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _file_line(file: FileObject) -> str:
+    return _tabbed(file_fields(file))
+
+
+def _tabbed(fields: Iterable[str]) -> str:
+    return "\t".join(printable(field) or "-" for field in fields)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _write_bytes(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,58 @@
+"""`serve`: the emulator as a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from aiofiles_api import FilesError
+from aiofiles_api.cli.screen import NAME
+
+__all__ = ["serve"]
+
+
+async def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65_535))] = 8787,
+    data_dir: str | None = None,
+    api_key: str | None = None,
+    ranges: Annotated[bool, Parameter(negative="--no-ranges")] = True,
+) -> int:
+    """Serve an emulated Files API until Ctrl-C, for tests and for work offline.
+
+    It prints the environment variables with which a client finds it, ready for a shell.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        data_dir: Where the files are kept. Default: a directory that is removed at the end.
+        api_key: The one key to accept. Default: any.
+        ranges: Whether downloads can be resumed; many servers cannot.
+    """
+    from aiofiles_api.emulator import DataDirInUseError, Emulator  # noqa: PLC0415 - a slow import
+
+    emulator = Emulator(data_dir, api_key=api_key, host=host, port=port, ranges=ranges)
+    try:
+        async with emulator as server:
+            key = "any" if api_key is None else "'the key that you chose'"
+            sys.stdout.write(
+                f"export OPENAI_BASE_URL={server.base_url}\nexport OPENAI_API_KEY={key}\n"
+            )
+            sys.stdout.flush()
+            kept = "a temporary directory" if data_dir is None else data_dir
+            sys.stderr.write(f"{NAME}: serving from {kept}; Ctrl-C stops it\n")
+            await _until_cancelled()
+    except DataDirInUseError as error:
+        raise FilesError(str(error)) from error
+    return 0
+
+
+async def _until_cancelled() -> None:
+    # For a server this is how it ends, and no failure.
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()

@@ -1,0 +1,141 @@
+"""How values read: in a terminal, in a line for scripts, and in what people type.
+
+Names and messages come from servers, and may hold anything. Nothing reaches a terminal before its
+control characters, among them escape sequences and line breaks, are made visible.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from aiofiles_api import FileObject
+
+__all__ = [
+    "Result",
+    "Step",
+    "duration",
+    "file_fields",
+    "json_line",
+    "moment",
+    "one_line",
+    "printable",
+    "size",
+    "span",
+]
+
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@attrs.frozen
+class Result:
+    """What a command has done for one file.
+
+    Attributes:
+        fields: The fields of its line for scripts, the id first.
+        json: The same as a line of JSON, where that can be asked for.
+        detail: What a terminal shows besides.
+    """
+
+    fields: tuple[str, ...]
+    json: str = ""
+    detail: str = ""
+
+
+@attrs.frozen
+class Step:
+    """What one step of several took.
+
+    Attributes:
+        name: What was done.
+        files: To how many files.
+        bytes: How many bytes were moved; 0 where none were.
+        seconds: How long it took.
+        peak: The most memory that the process held meanwhile, in bytes above its start.
+    """
+
+    name: str
+    files: int
+    bytes: int
+    seconds: float
+    peak: int
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every character that would not show as itself escaped, as in `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(one if _shows(one) else _escaped(one) for one in text)
+
+
+def one_line(text: str) -> str:
+    """Return a message, which may have several lines, as one that is safe to print."""
+    return printable(" ".join(text.split()))
+
+
+def _shows(character: str) -> bool:
+    # Spaces of all kinds show well enough; they are common in the names of screenshots.
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it, in decimal units."""
+    if count < 1000:  # noqa: PLR2004 - the first unit
+        return f"{count:.0f} B"
+    # What would be rounded to 1000.0 is one of the next unit.
+    exponent = next((n for n in range(1, len(_UNITS)) if count < 999.95 * 1000**n), len(_UNITS))
+    return f"{count / 1000**exponent:.1f} {_UNITS[exponent - 1]}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    if seconds < 59.95:  # noqa: PLR2004 - would be rounded to a minute
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment(seconds: int) -> str:
+    """Return a Unix time as ISO 8601 has it, in UTC; a number that is no time is left as it is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+
+
+def file_fields(file: FileObject) -> tuple[str, ...]:
+    """Return the fields of a file's line for scripts; the last one may hold spaces."""
+    return (file.id, str(file.bytes), moment(file.created_at), file.purpose, file.filename)
+
+
+def json_line(value: attrs.AttrsInstance, **more: object) -> str:
+    """Return a value of the API as one line of JSON, in ASCII: safe in every terminal and pipe."""
+    fields = attrs.asdict(value)
+    extra = fields.pop("extra", None)
+    if isinstance(extra, Mapping):
+        fields = {**extra, **fields}
+    return json.dumps({**fields, **more}, default=str)
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration: a number of seconds, or with a unit, as in `90s`, `45m`, `12h` or `30d`.
+
+    Raises:
+        ValueError: It is nothing of that kind.
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write seconds, or 90s, 45m, 12h, 30d")
+    number, unit = match.groups()
+    return timedelta(seconds=int(number) * _SECONDS[unit])
