@@ -16,6 +16,7 @@ import aiofiles
 import anyio
 import pytest
 from conftest import (
+    KEY,
     QUICK_RETRIES,
     RawRequest,
     client_of,
@@ -41,6 +42,7 @@ from aiofiles_api import (
     SourceNotReplayableError,
     Timeouts,
 )
+from aiofiles_api.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
 
@@ -406,6 +408,13 @@ async def test_a_server_that_takes_no_bytes_is_a_write_timeout() -> None:
     ):
         with pytest.raises(APITimeoutError, match=r"Timeouts\.write"):
             await files.upload(CONTENT * 20, purpose="batch")
+
+
+async def test_an_upload_needs_no_bound_on_a_stalled_write(server: Emulator) -> None:
+    async with FilesClient(
+        base_url=server.base_url, api_key=KEY, timeouts=Timeouts(write=None, read=None, reply=None)
+    ) as files:
+        assert await files.read(await files.upload(CONTENT, purpose="batch")) == CONTENT
 
 
 async def test_a_slow_source_is_no_write_timeout() -> None:

@@ -1,0 +1,102 @@
+"""Everything once more over TLS, with a certificate made on the spot."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+from conftest import KEY, NO_RETRIES
+
+from aiofiles_api import APIConnectionError, APIResponseError, FilesClient
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = os.urandom(3_000_000)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def address(authority: trustme.CA) -> AsyncIterator[str]:
+    """Serve one file's upload and content over TLS."""
+    stored = bytearray()
+
+    async def store(request: web.Request) -> web.Response:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if getattr(part, "name", None) == "file":
+                stored[:] = await part.read()  # type: ignore[union-attr]
+        return web.json_response(
+            {"id": "file-1", "bytes": len(stored), "created_at": 1, "filename": "f", "purpose": "p"}
+        )
+
+    async def content(_request: web.Request) -> web.Response:
+        return web.Response(body=bytes(stored))
+
+    app = web.Application(client_max_size=10_000_000)
+    app.router.add_post("/v1/files", store)
+    app.router.add_get("/v1/files/file-1/content", content)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("how", ["context", "unchecked"])
+async def test_files_go_up_and_down_over_tls(
+    address: str, authority: trustme.CA, tmp_path: Path, how: str
+) -> None:
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    (tmp_path / "source").write_bytes(CONTENT)
+    setting = trusting if how == "context" else False
+    async with FilesClient(base_url=address, api_key=KEY, ssl=setting) as files:
+        file = await files.upload(tmp_path / "source", purpose="batch")
+        await files.download(file, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(
+    address: str,
+) -> None:
+    async with FilesClient(base_url=address, api_key=KEY) as files:
+        with pytest.raises(APIConnectionError, match="certificate is not trusted") as caught:
+            await files.read("file-1")
+    assert not caught.value.retryable
+
+
+async def test_a_server_that_speaks_no_tls_is_a_connection_error(address: str) -> None:
+    plain = address.replace("https", "http")
+    async with FilesClient(base_url=plain, api_key=KEY, retry=NO_RETRIES) as files:
+        with pytest.raises(APIConnectionError):
+            await files.read("file-1")
+
+
+async def test_a_redirect_from_https_to_http_is_refused(authority: trustme.CA) -> None:
+    async def redirect(_request: web.Request) -> web.Response:
+        raise web.HTTPFound("http://127.0.0.1:1/plain?sig=secret")
+
+    app = web.Application()
+    app.router.add_get("/v1/files/file-1/content", redirect)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    base_url = f"https://127.0.0.1:{runner.addresses[0][1]}/v1"
+    async with FilesClient(base_url=base_url, api_key=KEY, ssl=False) as files:
+        with pytest.raises(APIResponseError, match="https to http") as caught:
+            await files.read("file-1")
+    assert "secret" not in str(caught.value)
+    await runner.cleanup()
