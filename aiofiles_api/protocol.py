@@ -1,18 +1,21 @@
 """The API without I/O: builds each request, reads each reply into a model or an error.
 
-Every error path takes its text from `Reply.text`, from which the key has been removed: servers
-do echo it ("Incorrect API key provided: …").
+Whatever of a reply goes into an error goes through `Reply.scrub`, which removes the key: servers
+do echo it ("Incorrect API key provided: …"). No exception of a parser is chained, because those
+hold the whole text that they could not read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, TypeAlias, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import attrs
 
@@ -58,9 +61,13 @@ __all__ = [
     "upload_request",
 ]
 
+_LONGEST_TEXT = 64 * 1024
 _LONGEST_BODY = 2_000
 _LONGEST_MESSAGE = 1_000
 _LARGEST_PAGE = 10_000
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What could steer a terminal, and what UTF-8 cannot say."""
 
 Method: TypeAlias = Literal["GET", "POST", "DELETE"]
 _Model = TypeVar("_Model", FileObject, DeletedFile)
@@ -112,15 +119,15 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The body for people: decoded, and without the key."""
-        return self.scrub(self.body.decode("utf-8", "replace"))
+        """The beginning of the body for people: decoded, and scrubbed."""
+        return self.scrub(self.body[:_LONGEST_TEXT].decode("utf-8", "replace"))
 
     def scrub(self, text: str) -> str:
-        """Return `text` without the key."""
+        """Return `text` without the key, in whatever case, and without control characters."""
         # Shorter keys than this are no secret, and removing them would garble every word.
         if self.secret is not None and len(self.secret) >= 6:  # noqa: PLR2004
-            return text.replace(self.secret, "***")
-        return text
+            text = re.sub(re.escape(self.secret), "***", text, flags=re.IGNORECASE)
+        return _UNPRINTABLE.sub("\ufffd", text)
 
 
 @attrs.frozen
@@ -187,12 +194,12 @@ def list_request(query: ListQuery) -> Request:
 
 def retrieve_request(identifier: str) -> Request:
     """Ask for what the server knows of a file."""
-    return Request("GET", f"files/{identifier}", f"retrieving {identifier}")
+    return Request("GET", _path(identifier), f"retrieving {identifier}")
 
 
 def delete_request(identifier: str) -> Request:
     """Ask for a file to be deleted."""
-    return Request("DELETE", f"files/{identifier}", f"deleting {identifier}")
+    return Request("DELETE", _path(identifier), f"deleting {identifier}")
 
 
 def content_request(identifier: str, *, offset: int = 0, etag: str | None = None) -> Request:
@@ -204,11 +211,16 @@ def content_request(identifier: str, *, offset: int = 0, etag: str | None = None
             headers["If-Range"] = etag
     return Request(
         "GET",
-        f"files/{identifier}/content",
+        f"{_path(identifier)}/content",
         f"downloading {identifier}",
         headers=headers,
         is_content=True,
     )
+
+
+def _path(identifier: str) -> str:
+    # What an id may hold that is not ASCII must be encoded in a URL.
+    return "files/" + quote(identifier, safe=":@!$&'()*+,;=")
 
 
 def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str, str]:
@@ -261,11 +273,11 @@ def status_error(request: Request, reply: Reply) -> APIStatusError | APIResponse
     """Make the error for a reply that is not a success."""
     if reply.status < HTTPStatus.BAD_REQUEST:
         return _not_promised(request, reply, "no success and no error")
-    told = _read_error_body(reply.text)
+    told = _read_error_body(reply)
     phrase = told.message or _phrase(reply.status)
     request_id = reply.headers.get("x-request-id")
     request_id = None if request_id is None else reply.scrub(request_id)[:200]
-    kind = _error_class(reply.status, told.code or told.type)
+    kind = _error_class(reply.status, told)
     summary = f"{request.what}: {reply.status} {phrase}"
     if request_id:
         summary += f" (request {request_id})"
@@ -295,22 +307,32 @@ def redirect_url(request: Request, reply: Reply, *, sent_to: str) -> str:
         APIResponseError: It may not be followed. The query of the target may be a secret (a signed
             URL), so it is not shown.
     """
-    try:
-        target = urljoin(sent_to, reply.headers.get("Location", ""))
-        here, there = urlsplit(sent_to), urlsplit(target)
-        same_origin = origin(sent_to) == origin(target)
-    except ValueError:
-        raise _redirect_error(request, reply, "to an address that cannot be read") from None
-    keeps_method = request.method == "GET" or reply.status in {307, 308}
-    if "Location" not in reply.headers or there.scheme not in {"http", "https"}:
-        raise _redirect_error(request, reply, "to no web address")
-    if not keeps_method:
+    target = _resolve(sent_to, reply.headers.get("Location", ""))
+    if target is None:
+        raise _redirect_error(request, reply, "to no web address that can be read")
+    here, there = urlsplit(sent_to), urlsplit(target)
+    if request.method != "GET" and reply.status not in {307, 308}:
         raise _redirect_error(request, reply, f"that would turn a {request.method} into a GET")
     if here.scheme == "https" and there.scheme == "http":
         raise _redirect_error(request, reply, f"from https to http, to {there.hostname}")
-    if not same_origin and not request.is_content:
-        raise _redirect_error(request, reply, f"to another origin, {there.scheme}://{there.netloc}")
+    if origin(sent_to) != origin(target) and not request.is_content:
+        where = f"to another origin, {there.scheme}://{there.hostname}"
+        raise _redirect_error(request, reply, where)
     return target
+
+
+def _resolve(sent_to: str, location: str) -> str | None:
+    """Return the absolute URL that a `Location` names, if it is one that can be asked."""
+    try:
+        there = urlsplit(urljoin(sent_to, location))
+        # Reading the port checks it. A user name would clash with our own Authorization.
+        names_a_server = there.hostname and there.port != 0 and "@" not in there.netloc
+        if not location or there.scheme not in {"http", "https"} or not names_a_server:
+            return None
+        # Servers also send spaces and letters outside ASCII: as the bytes that they are.
+        return quote(there.geturl(), safe="%/:=&?~#+!$,;'@()*[]", errors="surrogateescape")
+    except ValueError:
+        return None
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
@@ -348,11 +370,9 @@ def _structured(request: Request, reply: Reply, model: type[_Model]) -> _Model:
 def _json(request: Request, reply: Reply) -> object:
     if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         raise status_error(request, reply)
-    try:
+    with suppress(ValueError, RecursionError):  # the latter from thousands of brackets
         return _loads(reply.body)
-    # RecursionError: thousands of brackets, from a server that means harm.
-    except (ValueError, RecursionError) as error:
-        raise _not_promised(request, reply, "a body that is not JSON") from error
+    raise _not_promised(request, reply, "a body that is not JSON")
 
 
 def _not_promised(request: Request, reply: Reply, what_came: str) -> APIResponseError:
@@ -377,21 +397,20 @@ class _ErrorBody:
     code: str | None = None
 
 
-def _read_error_body(text: str) -> _ErrorBody:
+def _read_error_body(reply: Reply) -> _ErrorBody:
     """Read the documented form, and what compatible servers send instead of it."""
-    try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError):
-        return _ErrorBody(message=_plain_text(text))
-    error = payload.get("error", payload) if isinstance(payload, dict) else payload
-    if not isinstance(error, dict):
-        return _ErrorBody(message=_bounded(error))
-    return _ErrorBody(
-        message=_bounded(error.get("message") or error.get("detail")),
-        type=_bounded(error.get("type")),
-        param=_bounded(error.get("param")),
-        code=_bounded(error.get("code")),
-    )
+    with suppress(ValueError, RecursionError):
+        payload = json.loads(reply.text)
+        error = (payload.get("error") or payload) if isinstance(payload, dict) else payload
+        if not isinstance(error, dict):
+            return _ErrorBody(message=_told(reply, error))
+        return _ErrorBody(
+            message=_told(reply, error.get("message") or error.get("detail")),
+            type=_told(reply, error.get("type")),
+            param=_told(reply, error.get("param")),
+            code=_told(reply, error.get("code")),
+        )
+    return _ErrorBody(message=_plain_text(reply.text))
 
 
 def _plain_text(text: str) -> str | None:
@@ -400,11 +419,12 @@ def _plain_text(text: str) -> str | None:
     return None if not stripped or stripped.startswith("<") else stripped[:_LONGEST_MESSAGE]
 
 
-def _bounded(value: object) -> str | None:
+def _told(reply: Reply, value: object) -> str | None:
     if value is None or value in ("", [], {}):
         return None
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:_LONGEST_MESSAGE]
+    # Scrubbed a second time: escapes of JSON may have hidden the key.
+    return reply.scrub(text)[:_LONGEST_MESSAGE]
 
 
 def _phrase(status: int) -> str:
@@ -436,10 +456,10 @@ _REMEDIES: Mapping[type[APIStatusError], str] = {
 }
 
 
-def _error_class(status: int, code: str | None) -> type[APIStatusError]:
+def _error_class(status: int, told: _ErrorBody) -> type[APIStatusError]:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return InternalServerError
-    if status == HTTPStatus.TOO_MANY_REQUESTS and code == "insufficient_quota":
+    if status == HTTPStatus.TOO_MANY_REQUESTS and "insufficient_quota" in {told.code, told.type}:
         return QuotaExceededError
     return _CLASSES.get(status, APIStatusError)
 
