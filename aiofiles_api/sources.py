@@ -14,9 +14,10 @@ import io
 import os
 import select
 import stat
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, TypeGuard, cast
 
 from aiofiles_api.errors import (
     InvalidArgumentError,
@@ -43,6 +44,9 @@ _CHUNK = 1024 * 1024
 
 _SMALL = 256 * 1024
 """A file up to this length is opened, read and closed in one hop."""
+
+_GATHER = 0.1
+"""Seconds for which the chunks of a slow iterable are gathered at most before they are sent."""
 
 _PIPE_POLL = 100
 """Milliseconds for which a thread waits for a pipe before it looks whether it is still wanted."""
@@ -140,15 +144,14 @@ def as_source(upload: UploadSource, threads: Threads) -> Source:
     """
     if isinstance(upload, str | os.PathLike):
         return _PathSource(upload, threads)
-    if isinstance(upload, io.TextIOBase):
-        msg = "source: the file is open in text mode; open it in binary mode: open(path, 'rb')"
-        raise InvalidArgumentError(msg)
-    view = _view(upload)
-    if view is not None:
-        return _MemorySource(view)
+    if _is_memory(upload):
+        return _MemorySource(upload)
     name = _name_of(upload)
     # UploadFile and anyio's files are wrappers around a plain file, which can be read ahead.
     plain = _unwrapped(upload)
+    if isinstance(plain, io.TextIOBase):
+        msg = "source: the file is open in text mode; open it in binary mode: open(path, 'rb')"
+        raise InvalidArgumentError(msg)
     read = getattr(plain, "read", None)
     if inspect.iscoroutinefunction(read):
         return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name)
@@ -165,16 +168,15 @@ def as_source(upload: UploadSource, threads: Threads) -> Source:
     raise InvalidArgumentError(msg)
 
 
-def _view(upload: object) -> memoryview | None:
+def _is_memory(upload: object) -> TypeGuard[Buffer]:
     try:
-        view = memoryview(upload)  # type: ignore[arg-type]
+        memoryview(upload)  # type: ignore[arg-type]
     except TypeError:
-        return None
-    try:
-        return view.cast("B")
-    except TypeError as error:
-        msg = "source: the memoryview is not contiguous; pass bytes(view)"
+        return False
+    except ValueError as error:
+        msg = f"source: the {type(upload).__name__} cannot be read any more: {error}"
         raise InvalidArgumentError(msg) from error
+    return True
 
 
 def _unwrapped(upload: object) -> object:
@@ -187,7 +189,8 @@ def _unwrapped(upload: object) -> object:
 
 
 def _name_of(upload: object) -> str | None:
-    for attribute in ("filename", "name"):
+    # What comes from a form has the form field's name besides.
+    for attribute in ("name",) if isinstance(upload, io.IOBase) else ("filename", "name"):
         name = getattr(upload, attribute, None)
         if isinstance(name, str | bytes) and name:
             return os.path.basename(os.fsdecode(name)) or None
@@ -212,12 +215,22 @@ class _MemoryReader:
 
 
 class _MemorySource:
-    def __init__(self, view: memoryview) -> None:
+    """Bytes in memory, which are viewed only while a reader is open: a view locks them."""
+
+    def __init__(self, content: Buffer) -> None:
         self.name: str | None = None
-        self._view = view
+        self._content = content
 
     async def open(self) -> Reader:
-        return _MemoryReader(self._view)
+        try:
+            view = memoryview(self._content)
+        except ValueError as error:
+            raise _unreadable(f"the {type(self._content).__name__}", error) from error
+        try:
+            return _MemoryReader(view.cast("B"))
+        except (TypeError, ValueError):
+            # With gaps, of no length, or of a format that cast() does not know: copy it.
+            return _MemoryReader(memoryview(view.tobytes()))
 
 
 class _ThreadReader:
@@ -238,7 +251,9 @@ class _ThreadReader:
         self._ahead: asyncio.Future[bytes] | None = None
 
     async def read(self) -> Buffer:
-        chunk = await join(self._ahead or self._threads.start(self._read))
+        if self._ahead is None:
+            self._ahead = self._threads.start(self._read)
+        chunk = await join(self._ahead)
         self._ahead = self._threads.start(self._read) if chunk else None
         return chunk
 
@@ -352,27 +367,27 @@ class _FileSource:
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._threads = threads
         self._start: int | None = None
-        self._opened = False
+        self._consumed = False
 
     async def open(self) -> Reader:
         length = await self._threads.run(self._rewind)
-        read = partial(_read_chunk, self._file.read, self._what)
+        read = partial(_read_chunk, self._read, self._what)
         return _ThreadReader(self._threads, read, length=length)
 
     def _rewind(self) -> int | None:
-        if self._opened and self._start is None:
+        """Go to where it stood, and return the length from there if that can be known."""
+        if self._consumed and self._start is None:
             raise _not_replayable(self._what)
         try:
-            if not self._opened:
-                self._opened = True
+            if not self._consumed:
                 self._start = _position(self._file)
-            if self._start is None:
-                return None
-            end = self._file.seek(0, os.SEEK_END)
-            self._file.seek(self._start)
-        except (OSError, ValueError) as error:
+            return None if self._start is None else _length_from(self._file, self._start)
+        except Exception as error:
             raise _unreadable(self._what, error) from error
-        return max(end - self._start, 0)
+
+    def _read(self, size: int) -> object:
+        self._consumed = True
+        return self._file.read(size)
 
 
 class _AsyncFileSource:
@@ -383,26 +398,23 @@ class _AsyncFileSource:
         self._file = file
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._start: int | None = None
-        self._opened = False
+        self._consumed = False
 
     async def open(self) -> Reader:
-        file = self._file
-        if self._opened and self._start is None:
+        if self._consumed and self._start is None:
             raise _not_replayable(self._what)
         length = None
         try:
-            if not self._opened:
-                self._opened = True
-                self._start = await _async_position(file)
+            if not self._consumed:
+                self._start = await _async_position(self._file)
             if self._start is not None:
-                end = await file.seek(0, os.SEEK_END)
-                await file.seek(self._start)
-                length = max(end - self._start, 0)
-        except (OSError, ValueError) as error:
+                length = await _async_length_from(self._file, self._start)
+        except Exception as error:
             raise _unreadable(self._what, error) from error
         return _AsyncReader(self._read, self._what, length=length)
 
     async def _read(self) -> object:
+        self._consumed = True
         return await self._file.read(_CHUNK)
 
 
@@ -432,19 +444,20 @@ class _AsyncIterableSource:
 
     def __init__(self, iterable: AsyncIterable[bytes], name: str | None) -> None:
         self.name = name
-        self._iterator: AsyncIterator[bytes] = aiter(iterable)
+        self._iterable = iterable
+        self._iterator: AsyncIterator[bytes] | None = None
         self._what = f"the {type(iterable).__name__}"
-        self._consumed = False
 
     async def open(self) -> Reader:
-        if self._consumed:
+        if self._iterator is not None:
             raise _not_replayable(self._what)
         return _AsyncReader(self._next, self._what, length=None)
 
     async def _next(self) -> object:
-        self._consumed = True
+        if self._iterator is None:
+            self._iterator = aiter(self._iterable)
         async for chunk in self._iterator:
-            if len(chunk):  # an empty one would say that this is the end
+            if chunk != b"":  # an empty one would say that this is the end
                 return chunk
         return b""
 
@@ -458,30 +471,31 @@ class _IterableSource:
         self._what = f"the {type(iterable).__name__}"
         self._threads = threads
         self._replayable = isinstance(iterable, list | tuple)
-        self._iterator: Iterator[bytes] | None = None
         self._consumed = False
 
     async def open(self) -> Reader:
         if self._consumed and not self._replayable:
             raise _not_replayable(self._what)
-        if self._iterator is None or self._replayable:
-            self._iterator = iter(self._iterable)
-        return _ThreadReader(self._threads, partial(self._gather, self._iterator), length=None)
+        return _ThreadReader(self._threads, partial(next, self._batches(), b""), length=None)
 
-    def _gather(self, iterator: Iterator[bytes]) -> bytes:
+    def _batches(self) -> Iterator[bytes]:
         """Join chunks up to a useful size: a hop to a thread for each line would be slow."""
         self._consumed = True
-        gathered = bytearray()
+        batch = bytearray()
+        began = time.monotonic()
         try:
-            for chunk in iterator:
-                gathered += _checked_chunk(chunk, self._what)
-                if len(gathered) >= _SMALL:
-                    break
+            for chunk in self._iterable:
+                batch += _checked_chunk(chunk, self._what)
+                if batch and (len(batch) >= _SMALL or time.monotonic() - began >= _GATHER):
+                    yield bytes(batch)
+                    batch.clear()
+                    began = time.monotonic()
         except SourceError:
             raise
         except Exception as error:
             raise _unreadable(self._what, error) from error
-        return bytes(gathered)
+        if batch:
+            yield bytes(batch)
 
 
 def _read_chunk(read: Callable[[int], object], what: str) -> bytes:
@@ -489,12 +503,13 @@ def _read_chunk(read: Callable[[int], object], what: str) -> bytes:
         chunk = read(_CHUNK)
     except Exception as error:
         raise _unreadable(what, error) from error
-    return bytes(_checked_chunk(chunk, what))
+    return _checked_chunk(chunk, what)
 
 
-def _checked_chunk(chunk: object, what: str) -> Buffer:
+def _checked_chunk(chunk: object, what: str) -> bytes:
     if isinstance(chunk, bytes | bytearray | memoryview):
-        return chunk
+        # A copy of what may be filled anew while it waits to be sent; bytes are not copied.
+        return bytes(chunk)
     msg = f"{what} gave a {type(chunk).__name__} instead of bytes; use a binary, blocking one"
     raise SourceError(msg)
 
@@ -504,9 +519,22 @@ def _position(file: _SeekableFile) -> int | None:
     try:
         if not file.seekable():
             return None
-        return file.tell()
+        position = file.tell()
+        file.seek(position)
     except (AttributeError, OSError):
         return None
+    return position
+
+
+def _length_from(file: _SeekableFile, start: int) -> int | None:
+    """Return the bytes from `start` to the end, if there is one to go to; go back to `start`."""
+    try:
+        file.seek(0, os.SEEK_END)
+        length = max(file.tell() - start, 0)
+    except OSError:  # a file of /proc has none
+        length = None
+    file.seek(start)
+    return length
 
 
 async def _async_position(file: _AsyncSeekableFile) -> int | None:
@@ -518,9 +546,22 @@ async def _async_position(file: _AsyncSeekableFile) -> int | None:
     return position
 
 
+async def _async_length_from(file: _AsyncSeekableFile, start: int) -> int | None:
+    try:
+        await file.seek(0, os.SEEK_END)
+        length = max(await file.tell() - start, 0)
+    except OSError:
+        length = None
+    await file.seek(start)
+    return length
+
+
 def _unreadable(what: str, error: Exception) -> SourceError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-    return SourceError(f"{what} cannot be read: {reason}; check that it exists and is readable")
+    if isinstance(error, OSError) and error.strerror:
+        return SourceError(
+            f"{what} cannot be read: {error.strerror}; check that it exists and is readable"
+        )
+    return SourceError(f"{what} cannot be read: it raised {error!r}")
 
 
 def _not_replayable(what: str) -> SourceNotReplayableError:
