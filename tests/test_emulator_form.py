@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ def rendered(parts: list[Part], preamble: bytes = b"", epilogue: bytes = b"\r\n"
 
 def chunked(body: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
-    return [body[start:stop] for start, stop in zip(places, places[1:], strict=False)]
+    return [body[start:stop] for start, stop in pairwise(places)]
 
 
 def read(chunks: list[bytes]) -> list[Part]:

@@ -122,10 +122,13 @@ async def _shut_down(runner: web.AppRunner, tasks: set[asyncio.Task[None]]) -> N
     connections = [] if server is None else server.connections
     transports = [it.transport for it in connections if it.transport is not None]
     await runner.cleanup()
-    # aiohttp cancels handlers, but does not wait for them; and it leaves a connection open until
-    # all is sent, which is never where the client has stopped reading.
+    # What that does not do: it never waits for a task that it cancels, it forgets those that still
+    # wait for a body whose client has gone, and it keeps a connection open until all is sent, which
+    # is for ever where the client has stopped reading.
     for transport in transports:
         transport.abort()
+    for task in tasks:
+        task.cancel()
     if tasks:
         await asyncio.wait(tasks)
 
