@@ -22,7 +22,7 @@ from pathlib import Path
 
 import attrs
 
-from aiofiles_api.errors import DestinationError, IntegrityError
+from aiofiles_api.errors import DestinationError, IntegrityError, InvalidArgumentError
 from aiofiles_api.threads import Threads, join, settle
 
 __all__ = ["Destination", "PartFile", "locate", "safe_filename"]
@@ -30,8 +30,10 @@ __all__ = ["Destination", "PartFile", "locate", "safe_filename"]
 _LONGEST_NAME = 255
 """Bytes that a file system allows a name to have (POSIX NAME_MAX nearly everywhere)."""
 
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)")
-"""Names of devices on Windows, with any extension."""
+_LONGEST_EXTENSION = 32
+
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|$)")
+"""Names of devices on Windows, with anything behind a space or a dot."""
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 """Control characters, what Windows forbids, and what makes a name show otherwise than it is."""
@@ -60,9 +62,13 @@ def locate(path: str | os.PathLike[str]) -> Destination:
     A path that ends with a separator is a directory, even if it is still to be made.
 
     Raises:
+        InvalidArgumentError: It is no path.
         DestinationError: It is neither a file nor a directory, or cannot be looked at.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        msg = f"destination: pass a path as str or PathLike, not {type(path).__name__}"
+        raise InvalidArgumentError(msg)
     with _os_errors(text):
         try:
             mode = os.stat(text).st_mode
@@ -81,20 +87,34 @@ def safe_filename(filename: str, *, fallback: str) -> str:
 
     Directories are cut off, characters that are unsafe on some system become `_`, names of
     devices and hidden files get a `_` in front, and it is cut to 255 bytes before its extension.
+
+    Args:
+        filename: What the server sent.
+        fallback: The name to use where nothing of `filename` is left; made safe as well.
     """
-    name = re.split(r"[/\\]", filename)[-1]
-    name = _UNSAFE.sub("_", name).strip().rstrip(". ")
-    if not name.strip("._ "):
-        name = fallback
+    name = _plain(filename) or _plain(fallback) or "file"
     if name.startswith(".") or _RESERVED.match(name):
         name = f"_{name.lstrip('.')}"
     stem, extension = os.path.splitext(name)
-    extension = _cut(extension, 32)
+    if len(extension.encode()) > _LONGEST_EXTENSION:
+        stem, extension = name, ""
     return _cut(stem, _LONGEST_NAME - len(extension.encode())) + extension
 
 
+def _plain(filename: str) -> str:
+    """Return the last part of a path with what is unsafe replaced, empty if that is all of it."""
+    name = _strip_end(_UNSAFE.sub("_", re.split(r"[/\\]", filename)[-1]).lstrip())
+    return name if re.search(r"[^._\s]", name) else ""
+
+
+def _strip_end(name: str) -> str:
+    # Windows drops these by itself, and would open another file. Reversed, the search is linear.
+    return re.sub(r"\A[\s.]+", "", name[::-1])[::-1]
+
+
 def _cut(text: str, size: int) -> str:
-    return text.encode()[:size].decode(errors="ignore")
+    encoded = text.encode()
+    return text if len(encoded) <= size else _strip_end(encoded[:size].decode(errors="ignore"))
 
 
 class PartFile:
@@ -125,7 +145,7 @@ class PartFile:
         self._hash = None if sha256 is None else hashlib.sha256()
         self._target = self._part = ""
         self._descriptor: int | None = None
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[int] | None = None
 
     async def prepare(self) -> None:
         """Refuse what can be known to fail before anything is asked of the server.
@@ -176,13 +196,14 @@ class PartFile:
             if not self._overwrite and os.path.lexists(self._target):
                 raise self._exists()
 
-    def _write(self, chunks: Sequence[bytes]) -> None:
+    def _write(self, chunks: Sequence[bytes]) -> int:
         with _os_errors(self._destination):
             descriptor = self._open() if self._descriptor is None else self._descriptor
             _write_all(descriptor, chunks)
         if self._hash is not None:
             for chunk in chunks:
                 self._hash.update(chunk)
+        return descriptor
 
     def _open(self) -> int:
         directory = os.path.dirname(self._target)
@@ -193,11 +214,11 @@ class PartFile:
         self._part = part
         with suppress(FileNotFoundError):
             # Whoever could not read the file before cannot read the new one.
-            os.fchmod(descriptor, stat.S_IMODE(os.stat(self._target).st_mode))
+            os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
         return descriptor
 
     def _commit(self, chunks: Sequence[bytes]) -> None:
-        self._write(chunks)
+        descriptor = self._write(chunks)
         if self._hash is not None and self._hash.hexdigest() != self._sha256:
             msg = (
                 f"downloading to {str(self._destination)!r}: the content's sha256 is"
@@ -205,8 +226,8 @@ class PartFile:
             )
             raise IntegrityError(msg)
         with _os_errors(self._destination):
-            if self._durable and self._descriptor is not None:
-                os.fsync(self._descriptor)
+            if self._durable:
+                os.fsync(descriptor)
             self._close()
             if self._overwrite:
                 os.replace(self._part, self._target)
@@ -234,13 +255,17 @@ class PartFile:
             os.close(os.open(self._target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         except FileExistsError as error:
             raise self._exists() from error
-        os.replace(self._part, self._target)
+        try:
+            os.replace(self._part, self._target)
+        except OSError:
+            os.unlink(self._target)
+            raise
 
     def _discard(self) -> None:
-        self._close()
-        if self._part:
-            with suppress(OSError):
-                os.unlink(self._part)
+        with suppress(OSError):
+            self._close()
+        with suppress(OSError):  # there is none before the first chunk, nor after the rename
+            os.unlink(self._part)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

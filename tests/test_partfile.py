@@ -1,0 +1,722 @@
+"""A destination in the making: all of the content or nothing, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from aiofiles_api import DestinationError, IntegrityError, InvalidArgumentError
+from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
+from aiofiles_api.threads import Threads
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+
+CONTENT = os.urandom(300_000)
+
+
+class HeldThreads(Threads):
+    """Threads that can be held up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        def held() -> T:
+            assert self.gate.wait(10)
+            return work()
+
+        return super().start(held)
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[HeldThreads]:
+    threads = HeldThreads()
+    yield threads
+    threads.close()
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays_open() -> Iterator[None]:
+    def regular_files() -> set[str]:
+        paths = set()
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{name}")
+            except FileNotFoundError:
+                continue
+            if "pytest-of-" in target:
+                paths.add(f"{name} {target}")
+        return paths
+
+    before = regular_files()
+    yield
+    assert regular_files() <= before
+
+
+def part_file(
+    path: Path,
+    threads: Threads,
+    *,
+    overwrite: bool = True,
+    durable: bool = False,
+    sha256: str | None = None,
+) -> PartFile:
+    return PartFile(path, threads, overwrite=overwrite, durable=durable, sha256=sha256)
+
+
+async def put(part: PartFile, content: bytes = CONTENT, *, size: int = 100_000) -> None:
+    """Write content as a download does, and remove what is left when that fails."""
+    try:
+        await part.prepare()
+        chunks = [content[start : start + size] for start in range(0, len(content), size)]
+        for chunk in chunks[:-1]:
+            await part.append([chunk])
+        await part.commit(chunks[-1:])
+    except BaseException:
+        await part.discard()
+        raise
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+# --- the destination ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT], ids=["empty", "small", "large"])
+async def test_the_content_takes_the_destinations_place(
+    threads: Threads, tmp_path: Path, content: bytes
+) -> None:
+    part = part_file(tmp_path / "a", threads)
+    await put(part, content)
+    assert (tmp_path / "a").read_bytes() == content
+    await part.discard()  # too late to remove anything
+    assert names(tmp_path) == ["a"]
+
+
+async def test_the_destination_never_holds_half_of_the_content(
+    threads: Threads, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    part = part_file(path, threads)
+    await part.prepare()
+    for start in range(0, len(CONTENT), 50_000):
+        await part.append([CONTENT[start : start + 50_000]])
+        assert path.read_bytes() == b"old"
+    await part.commit([b"end"])
+    assert path.read_bytes() == CONTENT + b"end"
+
+
+async def test_discarding_leaves_the_directory_as_it_was(threads: Threads, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    part = part_file(path, threads)
+    await part.prepare()
+    await part.append([CONTENT])
+    await part.append([CONTENT])
+    await part.discard()
+    await part.discard()
+    assert names(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old"
+
+
+async def test_discarding_before_the_first_chunk_is_nothing(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "a", threads)
+    await part.discard()
+    await part.prepare()
+    await part.discard()
+    assert names(tmp_path) == []
+
+
+async def test_preparing_touches_nothing(threads: Threads, tmp_path: Path) -> None:
+    await part_file(tmp_path / "new" / "a", threads).prepare()
+    assert names(tmp_path) == []
+
+
+async def test_missing_directories_are_made(threads: Threads, tmp_path: Path) -> None:
+    await put(part_file(tmp_path / "new" / "deep" / "a", threads))
+    assert (tmp_path / "new" / "deep" / "a").read_bytes() == CONTENT
+
+
+async def test_a_name_of_255_bytes_is_no_problem(threads: Threads, tmp_path: Path) -> None:
+    await put(part_file(tmp_path / ("x" * 255), threads))
+    assert names(tmp_path) == ["x" * 255]
+
+
+async def test_many_small_chunks_are_written_in_one_go(threads: Threads, tmp_path: Path) -> None:
+    chunks = [bytes([number % 256]) * (number % 7) for number in range(5_000)]
+    part = part_file(tmp_path / "a", threads)
+    await part.prepare()
+    await part.append(chunks)
+    await part.commit(chunks)
+    assert (tmp_path / "a").read_bytes() == b"".join(chunks) * 2
+
+
+@given(
+    st.lists(st.binary(max_size=50), max_size=20),
+    st.lists(st.integers(1, 60), min_size=1),
+)
+def test_what_the_system_writes_in_part_is_written_to_its_end(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], portions: list[int]
+) -> None:
+    from aiofiles_api.partfile import _write_all  # noqa: PLC0415
+
+    written = bytearray()
+    turn = 0
+
+    def writev(descriptor: int, buffers: Sequence[memoryview]) -> int:
+        nonlocal turn
+        assert 0 < len(buffers) <= 1_024
+        assert all(buffers)
+        portion = b"".join(buffers)[: portions[turn % len(portions)]]
+        turn += 1
+        written.extend(portion)
+        return len(portion)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", writev)
+        _write_all(7, chunks)
+    assert written == b"".join(chunks)
+
+
+async def test_the_mode_of_a_file_that_is_replaced_is_kept(
+    threads: Threads, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(0o4640)
+    await put(part_file(path, threads))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640  # but it runs as nobody else any more
+
+
+async def test_the_mode_of_a_new_file_is_what_the_umask_says(
+    threads: Threads, tmp_path: Path
+) -> None:
+    before = os.umask(0o027)
+    try:
+        await put(part_file(tmp_path / "a", threads))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+async def test_what_a_link_points_to_is_replaced_and_the_link_stays(
+    threads: Threads, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "target"
+    target.write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to("there/target")
+    await put(part_file(link, threads))
+    assert link.is_symlink()
+    assert target.read_bytes() == CONTENT
+    assert names(tmp_path / "there") == ["target"]
+    with pytest.raises(DestinationError, match="exists; pass overwrite=True"):
+        await put(part_file(link, threads, overwrite=False))
+
+
+async def test_a_link_to_nothing_gets_its_target(threads: Threads, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("target")
+    assert await asyncio.to_thread(locate, link) == Destination(link, is_directory=False)
+    await put(part_file(link, threads, overwrite=False))
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+# --- overwrite=False ----------------------------------------------------------------------------
+
+
+async def test_an_existing_file_is_refused_before_anything_is_written(
+    threads: Threads, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(DestinationError, match=r"'.*/a' exists; pass overwrite=True, or choose"):
+        await part_file(path, threads, overwrite=False).prepare()
+
+
+def no_links(patch: pytest.MonkeyPatch, code: int) -> None:
+    def link(source: str, target: str) -> None:
+        raise OSError(code, os.strerror(code), source)
+
+    patch.setattr(os, "link", link)
+
+
+WITHOUT_LINKS = [None, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS]
+
+
+@pytest.mark.parametrize("code", WITHOUT_LINKS)
+async def test_a_new_file_is_put_where_nothing_is(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    if code is not None:
+        no_links(monkeypatch, code)
+    await put(part_file(tmp_path / "a", threads, overwrite=False))
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("code", WITHOUT_LINKS)
+async def test_of_two_that_finish_together_exactly_one_wins(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    if code is not None:
+        no_links(monkeypatch, code)
+    path = tmp_path / "a"
+    parts = [part_file(path, threads, overwrite=False) for _ in range(8)]
+    for number, part in enumerate(parts):
+        await part.prepare()
+        await part.append([bytes([number]) * 1_000])
+    outcomes = await asyncio.gather(*(part.commit([]) for part in parts), return_exceptions=True)
+    for part in parts:
+        await part.discard()
+    winners = [number for number, outcome in enumerate(outcomes) if outcome is None]
+    assert len(winners) == 1
+    assert path.read_bytes() == bytes(winners) * 1_000
+    for outcome in outcomes:
+        assert outcome is None or isinstance(outcome, DestinationError)
+        assert outcome is None or "exists; pass overwrite=True" in str(outcome)
+    assert names(tmp_path) == ["a"]
+
+
+async def test_a_failure_after_the_name_was_taken_gives_the_name_back(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(source: str, target: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", source)
+
+    no_links(monkeypatch, errno.EPERM)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(DestinationError, match="Input/output error"):
+        await put(part_file(tmp_path / "a", threads, overwrite=False))
+    assert names(tmp_path) == []
+
+
+async def test_another_failure_to_link_is_no_reason_to_go_another_way(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_links(monkeypatch, errno.ENOSPC)
+    with pytest.raises(DestinationError, match="No space left on device; free some space"):
+        await put(part_file(tmp_path / "a", threads, overwrite=False))
+    assert names(tmp_path) == []
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+async def test_the_right_digest_is_accepted(threads: Threads, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    await put(part_file(tmp_path / "a", threads, sha256=digest))
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+async def test_a_wrong_digest_puts_nothing_there(threads: Threads, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    came = hashlib.sha256(CONTENT).hexdigest()
+    with pytest.raises(IntegrityError, match=f"sha256 is {came}, not {'0' * 64}; nothing was put"):
+        await put(part_file(path, threads, sha256="0" * 64))
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_what_is_durable_is_synced_before_and_after_it_takes_its_place(
+    threads: Threads,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overwrite: bool,  # noqa: FBT001
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+    path = tmp_path / "a"
+
+    def fsync(descriptor: int) -> None:
+        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((re.sub(r"^\.\w{24}", "*", target.name), path.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await put(part_file(path, threads, overwrite=overwrite))
+    assert synced == []
+    path.unlink()
+    await put(part_file(path, threads, overwrite=overwrite, durable=True))
+    assert synced == [("*.part", False), (tmp_path.name, True)]
+
+
+# --- what the system refuses --------------------------------------------------------------------
+
+
+def full_disk(patch: pytest.MonkeyPatch) -> None:
+    real = os.writev
+
+    def writev(descriptor: int, buffers: Sequence[memoryview]) -> int:
+        if sum(map(len, buffers)) > 10:
+            return real(descriptor, [b"".join(buffers)[:10]])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr(os, "writev", writev)
+
+
+async def test_a_full_disk_leaves_nothing_behind(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    with pytest.raises(DestinationError, match=r"cannot write '.*/a': No space left on device; fr"):
+        await put(part_file(tmp_path / "a", threads))
+    assert names(tmp_path) == []
+
+
+async def test_a_failure_behind_the_scenes_comes_out_with_the_next_call(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    for next_call in ("append", "commit"):
+        part = part_file(tmp_path / "a", threads)
+        await part.prepare()
+        await part.append([CONTENT])
+        with pytest.raises(DestinationError, match="free some space"):
+            await getattr(part, next_call)([CONTENT])
+        await part.discard()
+    assert names(tmp_path) == []
+
+
+def test_a_limit_of_the_system_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path) -> None:
+    program = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from aiofiles_api import DestinationError
+from aiofiles_api.partfile import PartFile
+from aiofiles_api.threads import Threads
+
+async def main():
+    threads = Threads()
+    path = Path(sys.argv[1], "a")
+    part = PartFile(path, threads, overwrite=True, durable=False, sha256=None)
+    await part.prepare()
+    try:
+        await part.append([b"x" * 5_000] * 10)
+        await part.commit([])
+    except DestinationError as error:
+        print(error)
+    await part.discard()
+    threads.close()
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large; " in done.stdout
+    assert names(tmp_path) == []
+
+
+async def test_a_directory_that_vanishes_meanwhile_is_said(
+    threads: Threads, tmp_path: Path
+) -> None:
+    directory = tmp_path / "there"
+    part = part_file(directory / "a", threads)
+    await part.prepare()
+    await part.append([CONTENT])
+    await part.append([CONTENT])
+    for entry in directory.iterdir():
+        entry.unlink()
+    directory.rmdir()
+    with pytest.raises(DestinationError, match="No such file or directory; the directory has van"):
+        await part.commit([CONTENT])
+    await part.discard()
+    assert names(tmp_path) == []
+
+
+async def test_a_destination_that_becomes_a_directory_meanwhile_stays_one(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "a", threads)
+    await part.prepare()
+    await part.append([CONTENT])
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DestinationError, match="Is a directory; it has become a directory"):
+        await part.commit([])
+    await part.discard()
+    assert names(tmp_path) == ["a"]
+
+
+async def test_a_path_through_a_file_is_refused(threads: Threads, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DestinationError, match="Not a directory; a part of the path is a file"):
+        await asyncio.to_thread(locate, tmp_path / "file" / "a")
+    for below in ("a", "deep/a"):
+        with pytest.raises(DestinationError, match="cannot write"):
+            await put(part_file(tmp_path / "file" / below, threads))
+    assert names(tmp_path) == ["file"]
+
+
+async def test_a_directory_that_one_may_not_write_to_is_said(
+    threads: Threads, tmp_path: Path
+) -> None:
+    directory = tmp_path / "there"
+    directory.mkdir()
+    directory.chmod(0o500)
+    with ExitStack() as stack:
+        if os.geteuid() == 0:  # whom no mode keeps out
+            os.seteuid(65_534)
+            stack.callback(os.seteuid, 0)
+        with pytest.raises(DestinationError, match="Permission denied; choose a directory that"):
+            await put(part_file(directory / "a", threads))
+    assert names(directory) == []
+
+
+async def test_a_part_file_that_cannot_be_removed_hides_no_other_error(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(descriptor: int) -> None:
+        real(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    part = part_file(tmp_path / "a", threads)
+    await part.prepare()
+    await part.append([CONTENT])
+    await part.append([])
+    real = os.close
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        await part.discard()
+    assert names(tmp_path) == []
+
+
+# --- where it shall go --------------------------------------------------------------------------
+
+
+def test_a_path_is_a_file_or_a_directory(tmp_path: Path) -> None:
+    file, directory = tmp_path / "file", tmp_path / "directory"
+    file.write_bytes(b"")
+    directory.mkdir()
+    (tmp_path / "to directory").symlink_to(directory)
+    assert locate(file) == Destination(file, is_directory=False)
+    assert locate(str(file)) == Destination(file, is_directory=False)
+    assert locate(tmp_path / "new") == Destination(tmp_path / "new", is_directory=False)
+    assert locate(directory) == Destination(directory, is_directory=True)
+    assert locate(tmp_path / "to directory").is_directory
+    assert locate(f"{tmp_path}/new/") == Destination(tmp_path / "new", is_directory=True)
+    assert locate("").is_directory
+    assert locate("").path == Path()
+
+
+def test_a_directory_gets_the_servers_filename_made_safe(tmp_path: Path) -> None:
+    place = locate(tmp_path).with_name("../../etc/passwd", fallback="file-1")
+    assert place == Destination(tmp_path / "passwd", is_directory=False)
+    assert locate(tmp_path).with_name("..", fallback="../x").path == tmp_path / "x"
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null", "/dev/full"):
+        with pytest.raises(DestinationError, match="is no regular file; use stream"):
+            locate(path)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"/tmp/a", ["a"]], ids=repr)
+def test_what_is_no_path_is_refused_by_its_kind(path: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"PathLike, not {type(path).__name__}$"):
+        locate(path)
+
+
+def test_a_path_of_bytes_within_an_object_is_refused() -> None:
+    class Odd(os.PathLike[bytes]):
+        def __fspath__(self) -> bytes:
+            return b"/tmp/a"
+
+    with pytest.raises(InvalidArgumentError, match=r"PathLike, not Odd$"):
+        locate(Odd())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("a\0b", "null (byte|character)[^;]*; check the path"),
+        ("a\ud800", "surrogates not allowed; check the path"),
+        ("x" * 300, "File name too long; choose a shorter name"),
+        ("loop", "Too many levels of symbolic links; check the path"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path, path: str, reason: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DestinationError, match=f"^cannot write .*: .*{reason}$"):
+        locate(f"{tmp_path}/{path}")
+
+
+# --- names from servers -------------------------------------------------------------------------
+
+DEVICES = ["con", "PRN", "Aux", "nul", "COM1", "lpt9", "com²", "CONIN$", "con.txt", "Nul.tar.gz"]
+
+hostile = (
+    st.text(st.characters())
+    | st.text(st.sampled_from('./\\:*?"<>| \t\n\0\u202e\u2028\xa0\ud800_cona\u0301ä日'))
+    | st.sampled_from(DEVICES).flatmap(lambda name: st.text(" ./x").map(lambda end: name + end))
+    | st.builds("{}.{}".format, st.text("ax .", max_size=400), st.text("bx .", max_size=400))
+)
+
+
+@given(hostile, hostile)
+@example("", "")
+@example("con" + " " * 300 + "b.txt", "")
+@example("." * 300, "../../etc/passwd")
+@example("a." + " " * 40 + "x", "")
+@example("日" * 100 + ".jsonl", "")
+@example("_", "\ud800")
+def test_a_safe_name_is_one_plain_file_on_every_system(filename: str, fallback: str) -> None:
+    name = safe_filename(filename, fallback=fallback)
+    assert name not in {"", ".", ".."}
+    assert os.path.basename(name) == name
+    assert not re.search(r'[/\\<>:"|?*\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]', name)
+    assert len(name.encode()) <= 255
+    assert not name.startswith(".")
+    assert not name[-1].isspace()
+    assert not name.endswith(".")
+    assert name.split(".")[0].strip().upper() not in {name.upper() for name in DEVICES}
+    assert safe_filename(name, fallback=fallback) == name
+    assert safe_filename(name, fallback="another") == name
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("train.jsonl", "train.jsonl"),
+        ("Zeugnis für Ärzte (2).pdf", "Zeugnis für Ärzte (2).pdf"),
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        ("C:\\x\\y.txt", "y.txt"),
+        ("..\\..\\y.txt", "y.txt"),
+        ("a\0b.txt", "a_b.txt"),
+        ("a:b.txt", "a_b.txt"),
+        ("invoice\u202efdp.exe", "invoice_fdp.exe"),
+        (".bashrc", "_bashrc"),
+        ("...x", "_x"),
+        ("name. . .", "name"),
+        (" name.txt ", "name.txt"),
+        ("con", "_con"),
+        ("NUL.tar.gz", "_NUL.tar.gz"),
+        ("com1 .txt", "_com1 .txt"),
+        ("console.log", "console.log"),
+        ("x" * 300 + ".jsonl", "x" * 249 + ".jsonl"),
+        ("ä" * 300 + ".jsonl", "ä" * 124 + ".jsonl"),
+        ("a." + "b" * 300, "a." + "b" * 253),
+        ("\ud800.txt", "_.txt"),
+    ],
+)
+def test_a_name_is_kept_as_far_as_it_is_safe(filename: str, name: str) -> None:
+    assert safe_filename(filename, fallback="file-1") == name
+
+
+@pytest.mark.parametrize("nothing", ["", ".", "..", "a/", "/", "\\", " ", "___", ". .", "\0", "?"])
+def test_where_nothing_is_left_the_fallback_is_made_safe(nothing: str) -> None:
+    assert safe_filename(nothing, fallback="file-1") == "file-1"
+    assert safe_filename(nothing, fallback="../con") == "_con"
+    assert safe_filename(nothing, fallback=nothing) == "file"
+
+
+def test_a_name_of_a_million_characters_takes_no_time() -> None:
+    assert safe_filename(" ." * 500_000 + "x", fallback="").endswith("x")
+    assert safe_filename("a" + " ." * 500_000 + "x", fallback="").startswith("a")
+
+
+# --- cancellation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["task", "scope"])
+@pytest.mark.parametrize(
+    "stage", ["prepare", "first append", "second append", "commit", "commit alone", "discard"]
+)
+async def test_cancelling_at_any_stage_leaves_nothing_behind(
+    threads: HeldThreads, tmp_path: Path, stage: str, by: str
+) -> None:
+    part = part_file(tmp_path / "a", threads)
+    running = asyncio.get_running_loop()
+
+    def hold(reached: str) -> None:
+        if reached == stage:
+            threads.gate.clear()
+            running.call_later(0.01, cancel)
+            running.call_later(0.03, threads.gate.set)
+
+    async def transfer() -> None:
+        try:
+            hold("prepare")
+            await part.prepare()
+            if stage != "commit alone":
+                hold("first append")
+                await part.append([CONTENT])
+                hold("second append")
+                await part.append([CONTENT])
+            hold("commit")
+            hold("commit alone")
+            await part.commit([CONTENT])
+        finally:
+            hold("discard")
+            await part.discard()
+
+    if by == "task":
+        task = asyncio.create_task(transfer())
+        cancel: Callable[[], object] = task.cancel
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        with anyio.CancelScope() as scope:
+            cancel = scope.cancel
+            await transfer()
+        assert scope.cancelled_caught
+    # What has begun to take its place is carried to its end: all of it is there.
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    nothing: dict[str, bytes] = {}
+    all_of_it, commit_alone = {"a": CONTENT * 3}, {"a": CONTENT}
+    allowed = {
+        "commit": [nothing, all_of_it],  # by whether the batch before was written already
+        "commit alone": [commit_alone],
+        "discard": [all_of_it],
+    }
+    assert found in allowed.get(stage, [nothing])
+
+
+async def test_a_part_file_has_a_name_of_its_own(threads: Threads, tmp_path: Path) -> None:
+    parts = [part_file(tmp_path / "a", threads) for _ in range(3)]
+    for part in parts:
+        await part.prepare()
+        await part.append([secrets.token_bytes(10)])
+        await part.append([])
+    assert len(names(tmp_path)) == 3
+    assert all(re.fullmatch(r"\.[0-9a-f]{24}\.part", name) for name in names(tmp_path))
+    for part in parts:
+        await part.discard()
+    assert names(tmp_path) == []
