@@ -12,7 +12,7 @@ from aiofiles_api import FileObject, FilesClient, FilesError, NotFoundError
 from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.text import Result
 
-__all__ = ["Batch", "Item", "retrieve_all"]
+__all__ = ["Batch", "Item"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,24 @@ class Batch:
                 for _ in range(min(self._concurrency, len(items))):
                     group.create_task(self._work_through(pending, work))
 
+    async def retrieve(
+        self, files: FilesClient, ids: Iterable[str], *, missing_ok: bool = False
+    ) -> list[FileObject]:
+        """Ask what the server knows of each file, once for each id; failures are left out."""
+        asked = list(dict.fromkeys(ids))
+        found: dict[str, FileObject] = {}
+
+        async def retrieve(identifier: str) -> None:
+            try:
+                found[identifier] = await files.retrieve(identifier)
+            except NotFoundError:
+                if not missing_ok:
+                    raise
+
+        with self._screen.waiting("asking for the files"):
+            await self.run([Item(identifier, identifier) for identifier in asked], retrieve)
+        return [found[identifier] for identifier in asked if identifier in found]
+
     async def _work_through(
         self, items: Iterable[Item[T]], work: Callable[[T], Awaitable[Result | None]]
     ) -> None:
@@ -80,24 +98,6 @@ class Batch:
 
     def _summary(self) -> str:
         return f"{self._succeeded} of {self._count} files {self._done}"
-
-
-async def retrieve_all(
-    files: FilesClient, ids: Iterable[str], batch: Batch, *, missing_ok: bool = False
-) -> list[FileObject]:
-    """Ask what the server knows of each file, once for each id; what fails is told and left out."""
-    asked = list(dict.fromkeys(ids))
-    found: dict[str, FileObject] = {}
-
-    async def retrieve(identifier: str) -> None:
-        try:
-            found[identifier] = await files.retrieve(identifier)
-        except NotFoundError:
-            if not missing_ok:
-                raise
-
-    await batch.run([Item(identifier, identifier) for identifier in asked], retrieve)
-    return [found[identifier] for identifier in asked if identifier in found]
 
 
 def _named(name: str, error: FilesError) -> str:

@@ -13,7 +13,7 @@ import re
 import select
 import stat
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Annotated, Literal, TypeAlias
 
@@ -29,7 +29,7 @@ from aiofiles_api import (
     Progress,
     ProgressSink,
 )
-from aiofiles_api.cli.batch import Batch, Item, retrieve_all
+from aiofiles_api.cli.batch import Batch, Item
 from aiofiles_api.cli.connection import Connection
 from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.text import Result, duration, json_line, size
@@ -91,12 +91,12 @@ async def upload(
         raise CycloptsError(msg="standard input, -, can be uploaded only once")
     screen = Screen(as_json=as_json)
     batch = Batch(screen, "uploaded", concurrency=concurrency)
-    total = await anyio.to_thread.run_sync(_total_size, paths)
+    sizes = await anyio.to_thread.run_sync(_sizes, paths)
     async with connection.client(concurrency=concurrency) as files:
-        with screen.bars("uploaded", count=len(paths), total=total) as track:
+        with screen.bars("uploaded", count=len(paths), total=sum(sizes.values())) as track:
 
             async def send(path: str) -> Result:
-                with track(path, None) as sink:
+                with track(path, sizes.get(path)) as sink:
                     is_stdin = path == "-"
                     file = await files.upload(
                         _standard_input() if is_stdin else path,
@@ -139,17 +139,16 @@ async def list_(
     screen = Screen(as_json=as_json)
     count = total = 0
     async with connection.client() as files:
-        with screen.told_if_interrupted(lambda: f"{count:,} files listed"):
-            async with aclosing(
-                files.list_pages(
-                    purpose=purpose,
-                    order=order,
-                    after=after,
-                    page_size=page_size,
-                    max_items=max_items,
-                )
-            ) as pages:
+        listing = files.list_pages(
+            purpose=purpose, order=order, after=after, page_size=page_size, max_items=max_items
+        )
+        with (
+            screen.told_if_interrupted(lambda: f"{_files(count)} listed"),
+            screen.waiting("asking for the first page") as stop_waiting,
+        ):
+            async with aclosing(listing) as pages:
                 async for page in pages:
+                    stop_waiting()
                     await screen.files(page.data, with_header=count == 0)
                     count += len(page.data)
                     total += sum(file.bytes for file in page.data)
@@ -176,7 +175,7 @@ async def info(
     screen = Screen(as_json=as_json)
     asking = Batch(screen, "found", concurrency=concurrency)
     async with connection.client(concurrency=concurrency) as files:
-        found = await retrieve_all(files, ids, asking)
+        found = await asking.retrieve(files, ids)
     await screen.details(found)
     return asking.status
 
@@ -209,7 +208,7 @@ async def download(
     asking = Batch(screen, "found", concurrency=concurrency)
     batch = Batch(screen, "downloaded", concurrency=concurrency)
     async with connection.client(concurrency=concurrency) as files:
-        named = with_distinct_names(await retrieve_all(files, ids, asking))
+        named = with_distinct_names(await asking.retrieve(files, ids))
         total = sum(file.bytes for file in named)
         with screen.bars("downloaded", count=len(named), total=total) as track:
 
@@ -256,7 +255,7 @@ async def delete(
     batch = Batch(screen, "deleted", concurrency=concurrency)
     async with connection.client(concurrency=concurrency) as files:
         if not yes:
-            found = await retrieve_all(files, ids, asking, missing_ok=missing_ok)
+            found = await asking.retrieve(files, ids, missing_ok=missing_ok)
             if dry_run:
                 for file in found:
                     await screen.result(_as_it_is(file))
@@ -271,7 +270,8 @@ async def delete(
             gone = await files.delete(identifier, missing_ok=missing_ok)
             return Result((gone.id, "deleted" if gone.deleted else "missing"), json_line(gone))
 
-        await batch.run([Item(identifier, identifier) for identifier in dict.fromkeys(ids)], remove)
+        with screen.waiting("deleting"):
+            await batch.run([Item(each, each) for each in dict.fromkeys(ids)], remove)
     return asking.status or batch.status
 
 
@@ -363,15 +363,13 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
 
 
-def _total_size(paths: Iterable[str]) -> int:
-    return sum(_size_of(path) for path in paths)
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return 0  # the client will say what is wrong with it
+def _sizes(paths: Iterable[str]) -> dict[str, int]:
+    """Look how long files are; what is wrong with the others, the client will say."""
+    sizes: dict[str, int] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            sizes[path] = os.stat(path).st_size
+    return sizes
 
 
 def _standard_input() -> io.FileIO | AsyncGenerator[bytes, None]:

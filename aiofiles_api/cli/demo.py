@@ -15,11 +15,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Annotated
 
-import anyio
 import attrs
 from cyclopts import Parameter, validators
 
@@ -28,13 +27,14 @@ from aiofiles_api.cli.embedded import embedded_server
 from aiofiles_api.cli.memory import PeakMemory
 from aiofiles_api.cli.screen import Screen, Track
 from aiofiles_api.cli.text import Result, Step, size
+from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["demo"]
 
 _KB = 1000
 _MB = 1000 * _KB
 _SMALLER_SIZES = (4 * _KB, 1 * _MB, 10 * _MB, 50 * _MB)
-_BLOCK = 1 * _MB
+_BLOCK = 2 * _MB
 _PAGE = 2
 """Files a page: so few that five files already need several pages."""
 
@@ -108,7 +108,7 @@ async def demo(
     screen.steps(record.steps)
     if differing:
         raise FilesError(f"these came back differently: {', '.join(differing)}")
-    screen.say(f"All {len(sizes)} files came back byte for byte.")
+    await screen.result(Result((f"All {len(sizes)} files came back byte for byte.",)))
     return 0
 
 
@@ -190,7 +190,7 @@ class Tour:
         differing = await self._compare()
         with self._record.step("delete", files=len(sizes)):
             await self._for_each(self._delete)
-        self._screen.say(f"{len(sizes)} files deleted")
+        self._screen.heading(f"{len(sizes)} files deleted")
         return differing
 
     async def clean_up(self) -> None:
@@ -209,8 +209,7 @@ class Tour:
             for length in sizes:
                 path = os.path.join(self._directory, f"{self._prefix}{_label(length)}.bin")
                 with track(os.path.basename(path), length) as sink:
-                    make = partial(_make, path, length, sink)
-                    self._samples.append(await anyio.to_thread.run_sync(make))
+                    self._samples.append(await _make(path, length, sink))
 
     async def _upload(self, track: Track, sample: Sample) -> None:
         self._unanswered.add(sample.name)
@@ -224,13 +223,14 @@ class Tour:
         """Page through the newest files until all of ours were seen."""
         unseen = {file.id for file in self._stored.values()}
         number = 0
+        self._screen.heading(f"The listing, {_PAGE} files a page")
         with self._record.step("list", files=len(unseen)):
             listing = self._files.list_pages(purpose=self._purpose, page_size=_PAGE)
             async with aclosing(listing) as pages:
                 async for page in pages:
                     number += 1
                     names = ", ".join(file.filename for file in page.data)
-                    self._screen.say(f"page {number} of the listing: {names}")
+                    self._screen.say(f"  page {number}  {names}")
                     unseen.difference_update(file.id for file in page.data)
                     if not unseen:
                         break
@@ -245,9 +245,10 @@ class Tour:
         """Read every copy, and return the names of those that differ."""
         differing: list[str] = []
         total = sum(sample.bytes for sample in self._samples)
+        self._screen.heading("The sha256 of what came back, and of what was sent")
         with self._record.step("compare", files=len(self._samples), total=total):
             for sample in self._samples:
-                digest = await anyio.to_thread.run_sync(_digest, sample.copy)
+                digest = await in_thread(partial(_digest, sample.copy))
                 if digest == sample.sha256:
                     await self._screen.result(Result((sample.name, f"sha256 {digest}")))
                 else:
@@ -289,34 +290,46 @@ async def _directory(needed: int) -> AsyncIterator[str]:
         FilesError: There is not so much space.
     """
     parent = tempfile.gettempdir()
-    usage = await anyio.to_thread.run_sync(shutil.disk_usage, parent)
-    if usage.free < needed + _SPARE:
+    free = (await in_thread(partial(shutil.disk_usage, parent))).free
+    if free < needed + _SPARE:
         raise FilesError(
-            f"the demo needs {size(needed + _SPARE)} of space, and {parent} has {size(usage.free)};"
+            f"the demo needs {size(needed + _SPARE)} of space, and {parent} has {size(free)};"
             " choose a smaller --size-mb, or set TMPDIR to a directory with more space"
         )
-    directory = await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix="files-demo-"))
+    # Its name is known before it is there, so that no moment of Ctrl-C can make it stay.
+    directory = os.path.join(parent, f"files-demo-{secrets.token_hex(8)}")
     try:
+        await in_thread(partial(os.mkdir, directory, 0o700))
         yield directory
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(shutil.rmtree, directory)
+        await in_thread(partial(_remove, directory))
+
+
+def _remove(directory: str) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
 
 
 def _label(length: int) -> str:
     return f"{length // _MB}MB" if length >= _MB else f"{length // _KB}kB"
 
 
-def _make(path: str, length: int, sink: ProgressSink | None) -> Sample:
+async def _make(path: str, length: int, sink: ProgressSink | None) -> Sample:
+    """Write random bytes in a thread, block by block, so that Ctrl-C need not wait for the last."""
     digest = hashlib.sha256()
-    with open(path, "wb", buffering=0) as file:
-        for start in range(0, length, _BLOCK):
-            block = os.urandom(min(_BLOCK, length - start))
-            file.write(block)
-            digest.update(block)
-            if sink is not None:
-                sink(Progress(start + len(block), length, 1))
+    for start in range(0, length, _BLOCK):
+        block = min(_BLOCK, length - start)
+        await in_thread(partial(_append, path, block, digest))
+        if sink is not None:
+            sink(Progress(start + block, length, 1))
     return Sample(path, length, digest.hexdigest())
+
+
+def _append(path: str, count: int, digest: hashlib._Hash) -> None:
+    block = os.urandom(count)
+    with open(path, "ab", buffering=0) as file:
+        file.write(block)
+    digest.update(block)
 
 
 def _digest(path: str) -> str:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio
-
 from aiofiles_api import FilesError
+from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["embedded_server"]
 
@@ -28,41 +27,47 @@ async def embedded_server(directory: str) -> AsyncIterator[str]:
     Raises:
         FilesError: It did not start.
     """
-    log = os.path.join(directory, "emulator.log")
-    process = await anyio.to_thread.run_sync(_start, os.path.join(directory, "emulator"), log)
+    server = _Server(directory)
     try:
-        yield await anyio.to_thread.run_sync(_announced_url, process, log)
+        yield await in_thread(server.start)
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_stop, process)
+        await in_thread(server.stop)
 
 
-def _start(data_dir: str, log: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "aiofiles_api", "serve", "--port=0", f"--data-dir={data_dir}"]
-    with open(log, "w", encoding="utf-8") as errors:
-        return subprocess.Popen(  # noqa: S603 - it is this very package
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            # Ctrl-C in the terminal is for us: we still need the server to clean up.
-            start_new_session=True,
-        )
+class _Server:
+    """The process. It is kept here, where it is found even if whoever starts it is cancelled."""
 
+    def __init__(self, directory: str) -> None:
+        self._data_dir = os.path.join(directory, "emulator")
+        self._log = os.path.join(directory, "emulator.log")
+        self._process: subprocess.Popen[str] | None = None
 
-def _announced_url(process: subprocess.Popen[str], log: str) -> str:
-    announcement = "" if process.stdout is None else process.stdout.readline()
-    if not announcement.startswith(_ANNOUNCEMENT):
-        with open(log, encoding="utf-8") as errors:
-            raise FilesError(f"the embedded server did not start: {errors.read()[-500:]}")
-    return announcement.removeprefix(_ANNOUNCEMENT).strip()
+    def start(self) -> str:
+        """Start it, wait until it serves, and return its base URL."""
+        options = ["--port=0", f"--data-dir={self._data_dir}"]
+        with open(self._log, "w", encoding="utf-8") as log:
+            process = self._process = subprocess.Popen(  # noqa: S603 - it is this very package
+                [sys.executable, "-m", "aiofiles_api", "serve", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                # Ctrl-C in the terminal is for us: the server is still needed to clean up.
+                start_new_session=True,
+            )
+        announcement = process.stdout.readline() if process.stdout else ""
+        if not announcement.startswith(_ANNOUNCEMENT):
+            with open(self._log, encoding="utf-8") as log:
+                raise FilesError(f"the embedded server did not start: {log.read()[-500:]}")
+        return announcement.removeprefix(_ANNOUNCEMENT).strip()
 
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+    def stop(self) -> None:
+        """End it, and wait for its end."""
+        if self._process is None:
+            return
+        with self._process as process:
+            process.terminate()
+            try:
+                process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -27,6 +27,10 @@ _MISUSED = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _CUT_OFF = 128 + signal.SIGPIPE
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 2.0
+"""Seconds for which a command may clean up undisturbed."""
+
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
@@ -45,10 +49,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _abandon_output()
         status = _CUT_OFF
     except* CycloptsError as group:
-        _complain(group)
+        _complain(_first(group))
         status = _MISUSED
-    except* (FilesError, OSError) as group:
-        _complain(group)
+    except* FilesError as group:
+        _complain(_first(group))
+    except* OSError as group:
+        _abandon_output()
+        _complain(_first(group))
     return int(status)
 
 
@@ -65,25 +72,30 @@ def _dispatch(arguments: Sequence[str]) -> int:
 async def _until_signalled(command: Coroutine[object, object, int]) -> int:
     """Let the signals that end a process cancel a command, so that it leaves nothing behind.
 
-    Ctrl-C does that by itself in `asyncio.run`.
+    Pressing Ctrl-C again changes nothing at first; after a while it kills.
     """
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(command)
+    # nohup and shells have signals ignored, which must stay so.
+    heeded = [it for it in _SIGNALS if signal.getsignal(it) is not signal.SIG_IGN]
     received: list[int] = []
 
     def end(number: int) -> None:
+        if not received:
+            running.cancel()
+            loop.call_later(_PATIENCE, give_up)
         received.append(number)
-        running.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup has SIGHUP ignored, which must stay so.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            loop.add_signal_handler(number, end, number)
+    def give_up() -> None:
+        for number in heeded:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in heeded:
+        loop.add_signal_handler(number, end, number)
     try:
         return await running
     except asyncio.CancelledError:
-        if not received:
-            raise
         return 128 + received[0]
 
 
@@ -100,8 +112,16 @@ def _abandon_output() -> None:
     os.close(nowhere)
 
 
-def _complain(group: BaseExceptionGroup[Exception]) -> None:
-    error: BaseException = group
+def _complain(error: BaseException) -> None:
+    if isinstance(error, OSError):
+        # All files are the client's business; what is left is our own output.
+        message = f"{error.filename or 'standard output'}: {error.strerror}"
+    else:
+        message = str(error)
+    Screen().complain(message)
+
+
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    Screen().complain(str(error))
+    return error

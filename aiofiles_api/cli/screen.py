@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 import anyio
 
 from aiofiles_api import FileObject, ProgressSink
-from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable
+from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable, size
 
 if TYPE_CHECKING:
     from aiofiles_api.cli.terminal import Terminal
@@ -73,8 +73,15 @@ class Screen:
         """Write a piece of a file's content as it is."""
         await self._in_thread(partial(_write_bytes, chunk))
 
+    def heading(self, line: str) -> None:
+        """Print a line that begins something new."""
+        if self._has_output:
+            self._output.print_heading(line)
+        else:
+            self.say(line)
+
     def say(self, line: str) -> None:
-        """Print a line, of those that no script wants to read."""
+        """Print a line that no script wants to read."""
         self._output.print_line(printable(line))
 
     def steps(self, steps: Iterable[Step]) -> None:
@@ -110,12 +117,24 @@ class Screen:
     def bars(
         self, done: str, *, count: int, total: int | None, keep: bool = False
     ) -> Iterator[Track]:
-        """Draw a bar for each transfer, where there is a terminal; see `Terminal.bars`."""
-        if self._has_output or self._has_errors:
+        """Draw a bar for each transfer, where there is a terminal; see `Terminal.bars`.
+
+        Where there is none, `keep` prints a line for each transfer.
+        """
+        if self._can_draw:
             with self._canvas.bars(done, count=count, total=total, keep=keep) as bars:
                 yield bars.track
         else:
-            yield _no_bar
+            yield partial(self._told, done) if keep else _no_bar
+
+    @contextmanager
+    def waiting(self, what_for: str) -> Iterator[Callable[[], None]]:
+        """Show on a terminal that something is awaited; see `Terminal.waiting`."""
+        if self._can_draw:
+            with self._canvas.waiting(what_for) as stop:
+                yield stop
+        else:
+            yield lambda: None
 
     @property
     def can_ask(self) -> bool:
@@ -139,10 +158,19 @@ class Screen:
         """Standard output."""
         return _terminal(sys.stdout)
 
+    @property
+    def _can_draw(self) -> bool:
+        return self._has_output or self._has_errors
+
     @cached_property
     def _canvas(self) -> Terminal:
         """What to draw on: standard output if it is a terminal, else standard error."""
         return self._output if self._has_output else _terminal(sys.stderr)
+
+    @contextmanager
+    def _told(self, done: str, name: str, total: int | None) -> Iterator[None]:
+        yield
+        self.say(f"{done} {name}" if total is None else f"{done} {name}, {size(total)}")
 
     async def _lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)

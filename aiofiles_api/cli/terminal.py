@@ -6,18 +6,18 @@ into `Text`, which is taken literally.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
 import attrs
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column, Table
 from rich.text import Text
 
-from aiofiles_api import FileObject, ProgressSink
+from aiofiles_api import FileObject, FilesError, ProgressSink
 from aiofiles_api import Progress as Transferred
 from aiofiles_api.cli.text import Result, Step, moment, printable, size, span
 
@@ -119,6 +119,8 @@ class Terminal:
             Column("Peak memory", justify="right", style="bold"),
             box=box.SIMPLE_HEAD,
             header_style="",
+            caption="Peak memory: of the client's process, above its start",
+            caption_justify="left",
         )
         for step in steps:
             table.add_row(
@@ -131,6 +133,17 @@ class Terminal:
             )
         self.console.print(table)
 
+    def print_heading(self, line: str) -> None:
+        """Print a line that begins something new."""
+        self.console.print()
+        self.print_line(Text(line, style="bold"))
+
+    @contextmanager
+    def waiting(self, what_for: str) -> Iterator[Callable[[], None]]:
+        """Show that something is awaited, until the context ends or what it gives is called."""
+        with self.console.status(Text(what_for, style="dim")) as status:
+            yield status.stop
+
     @contextmanager
     def bars(self, done: str, *, count: int, total: int | None, keep: bool) -> Iterator[Bars]:
         """Draw bars while the context is open; the last state stays.
@@ -141,9 +154,12 @@ class Terminal:
             total: Their bytes, as far as known.
             keep: Whether the bar of a file stays when the file is finished.
         """
+        if keep:
+            self.console.print()
         bars = Bars(self.console, done, count=count, total=total, keep=keep)
         with bars.drawing:
             yield bars
+            bars.end()
 
     @property
     def _tick(self) -> str:
@@ -170,55 +186,55 @@ class Bars:
         self.drawing = _progress(console)
         self._done = done
         self._count = count
-        self._total = total
         self._keep = keep
-        self._finished = 0
+        self._finished = self._failed = 0
         self._moved: dict[TaskID, int] = {}
         self._whole = self.drawing.add_task("", total=total, visible=count > 1)
-        self._count_one(0)
+        self._tell_count()
 
     @contextmanager
     def track(self, name: str, total: int | None) -> Iterator[ProgressSink]:
         """Draw a bar for a file while the context is open, fed by the sink that it gives."""
-        bar = self.drawing.add_task(printable(name), total=total)
+        bar = self.drawing.add_task(printable(name), total=total, is_part=self._keep)
 
         def show(progress: Transferred) -> None:
             self._move(bar, progress.done)
             self.drawing.update(
-                bar,
-                completed=progress.done,
-                total=progress.total,
-                attempt=progress.attempt,
+                bar, completed=progress.done, total=progress.total, attempt=progress.attempt
             )
 
         try:
             yield show
-        except BaseException:
+        except FilesError:
+            self._failed += 1
             self._move(bar, 0)
             self.drawing.remove_task(bar)
             raise
-        self._count_one(1)
-        if self._keep:
-            self.drawing.stop_task(bar)
         else:
-            self.drawing.remove_task(bar)
+            self._finished += 1
+            if not self._keep:
+                self.drawing.remove_task(bar)
+        finally:
+            self._tell_count()
+
+    def end(self) -> None:
+        """Take what has been moved for the whole, whatever it was to be."""
+        self.drawing.update(self._whole, total=sum(self._moved.values()))
 
     def _move(self, bar: TaskID, done: int) -> None:
         self._moved[bar] = done
         self.drawing.update(self._whole, completed=sum(self._moved.values()))
 
-    def _count_one(self, count: int) -> None:
-        self._finished += count
-        self.drawing.update(
-            self._whole, description=f"{self._finished} of {self._count} files {self._done}"
-        )
+    def _tell_count(self) -> None:
+        count = f"{self._finished} of {self._count} files {self._done}"
+        failures = f", {self._failed} failed" if self._failed else ""
+        self.drawing.update(self._whole, description=count + failures)
 
 
 def _progress(console: Console) -> Progress:
     width = min(console.width, _WIDEST)
-    name = Column(width=max(width - 66, 16), no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description}", markup=False, table_column=name),
+        _Name(Column(width=max(width - 68, _NARROWEST_NAME), no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=24, finished_style="green"),
         _Amount(),
         _Rate(),
@@ -226,6 +242,16 @@ def _progress(console: Console) -> Progress:
         console=console,
         refresh_per_second=12,
     )
+
+
+class _Name(ProgressColumn):
+    """What is moved: a file, or, in bold, all files that are listed below."""
+
+    def render(self, task: Task) -> Text:
+        is_part = task.fields.get("is_part")
+        if is_part is None:
+            return Text(task.description, style="bold")
+        return Text(f"  {task.description}" if is_part else task.description)
 
 
 class _Amount(ProgressColumn):
@@ -238,24 +264,25 @@ class _Amount(ProgressColumn):
 
 
 class _Rate(ProgressColumn):
-    """Bytes per second, of late; at the end, all in all."""
+    """Bytes per second of late, and in the end all in all."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         text = "" if speed is None else f"{size(speed)}/s"
         return Text(f"{text:>10}", style="dim")
 
 
 class _Clock(ProgressColumn):
-    """The time that is left; at the end, the time that it took. A later attempt is told."""
+    """The time that is left, and in the end the time that it took; a later attempt is told."""
 
     def render(self, task: Task) -> Text:
         attempt = task.fields.get("attempt", 1)
-        if attempt > 1 and not task.finished:
+        if task.finished_time is not None:
+            return Text(f"{span(task.finished_time):>7}")
+        if attempt > 1:
             return Text(f"attempt {attempt}", style="yellow")
-        seconds = task.finished_time if task.finished else task.time_remaining
-        text = "" if seconds is None else span(seconds)
-        return Text(f"{text:>7}")
+        left = task.time_remaining
+        return Text("" if left is None else f"{span(left)} left", style="dim")
 
 
 @attrs.frozen

@@ -100,7 +100,7 @@ def size(count: float) -> str:
 def span(seconds: float) -> str:
     """Return a length of time as people say it."""
     if seconds < 59.95:  # noqa: PLR2004 - would be rounded to a minute
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds % 1 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,26 @@
+"""Blocking work that must be done before anything else happens, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["in_thread"]
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread; a cancellation waits for its end, and then drops what it returns.
+
+    anyio's threads are left alone when asyncio itself cancels, as Ctrl-C does: what they write
+    would come into the way of whoever cleans up.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait((future,))
+        future.exception()  # seen: the loop need not complain that nobody looked
+        raise
