@@ -12,20 +12,27 @@ from aiofiles_api.cli.serve import serve
 
 __all__ = ["app"]
 
+
+def _usage(command: str, arguments: str) -> str:
+    # cyclopts itself does not say that there may be several.
+    return f"Usage: {NAME} {command} {arguments}"
+
+
 app = App(
     name=NAME,
     help="""Move files to and from an OpenAI-compatible Files API.
 
-The server and the key come from the environment: OPENAI_BASE_URL and OPENAI_API_KEY.
-To see it work without either: aiofiles-api demo""",
+The server and the key come from the environment: `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
+
+To see it work without either, try `aiofiles-api demo`.""",
     version=f"{NAME} {__version__}",
-    help_format="plaintext",
-    default_parameter=Parameter(negative=(), show_default=False),
+    help_format="markdown",
+    default_parameter=Parameter(negative=()),
 )
 app.command(demo, sort_key=0)
-app.command(upload, sort_key=1)
+app.command(upload, usage=_usage("upload", "--purpose PURPOSE [OPTIONS] PATH..."), sort_key=1)
 app.command(list_, name="list", sort_key=2)
-app.command(info, sort_key=3)
-app.command(download, sort_key=4)
-app.command(delete, sort_key=5)
+app.command(info, usage=_usage("info", "[OPTIONS] ID..."), sort_key=3)
+app.command(download, usage=_usage("download", "[OPTIONS] ID..."), sort_key=4)
+app.command(delete, usage=_usage("delete", "[OPTIONS] ID..."), sort_key=5)
 app.command(serve, sort_key=6)

@@ -58,7 +58,8 @@ def _check_digest(_: object, digest: str | None) -> None:
 
 Ids: TypeAlias = Annotated[list[str], Parameter(name="ID")]
 Concurrency: TypeAlias = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1000))]
-AsJson: TypeAlias = Annotated[bool, Parameter(name="--json")]
+Flag: TypeAlias = Annotated[bool, Parameter(show_default=False)]
+AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", show_default=False)]
 
 
 async def upload(
@@ -72,7 +73,7 @@ async def upload(
     as_json: AsJson = False,
     connection: Connection = _ENVIRONMENT,
 ) -> int:
-    """Upload files, several at a time, and print each one's id and name.
+    """Upload files, and print their ids.
 
     Args:
         paths: The files; - is standard input.
@@ -123,9 +124,10 @@ async def list_(
     as_json: AsJson = False,
     connection: Connection = _ENVIRONMENT,
 ) -> int:
-    """List files, the newest first: a table, or lines of id, bytes, time, purpose and filename.
+    """List files.
 
-    It is printed as it comes, and needs the memory of two pages however long it is.
+    To a pipe it prints lines of id, bytes, time of creation, purpose and filename, with tabs
+    between them. A listing of any length is printed as it comes, and needs little memory.
 
     Args:
         purpose: Only files with this purpose.
@@ -185,19 +187,19 @@ async def download(
     /,
     *,
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = ".",
-    overwrite: Annotated[bool, Parameter(negative="--no-overwrite")] = True,
+    overwrite: Annotated[bool, Parameter(negative="--no-overwrite", show_default=False)] = True,
     sha256: Annotated[str | None, Parameter(validator=_check_digest)] = None,
     concurrency: Concurrency = 8,
     as_json: AsJson = False,
     connection: Connection = _ENVIRONMENT,
 ) -> int:
-    """Download files, several at a time: each is there as a whole in the end, or not at all.
+    """Download files: each is there as a whole in the end, or not at all.
 
     Args:
         ids: Their ids.
         output: A directory, which gets the server's filenames made safe; DIR/ is made if need be.
             For a single file also the file's own path, or - for standard output.
-        overwrite: Whether files that are there may be replaced.
+        overwrite: Whether files that are there already are replaced, which is the default.
         sha256: The digest that a single file must have, in hex.
         concurrency: How many to fetch at a time.
         as_json: Print a line of JSON for each file.
@@ -230,14 +232,14 @@ async def delete(
     ids: Ids,
     /,
     *,
-    yes: Annotated[bool, Parameter(alias="-y")] = False,
-    dry_run: Annotated[bool, Parameter(alias="-n")] = False,
-    missing_ok: bool = False,
+    yes: Annotated[bool, Parameter(alias="-y", show_default=False)] = False,
+    dry_run: Annotated[bool, Parameter(alias="-n", show_default=False)] = False,
+    missing_ok: Flag = False,
     concurrency: Concurrency = 8,
     as_json: AsJson = False,
     connection: Connection = _ENVIRONMENT,
 ) -> int:
-    """Delete files from the server, for ever. It asks first.
+    """Delete files for ever; asks first.
 
     Args:
         ids: Their ids.
@@ -254,7 +256,7 @@ async def delete(
     asking = Batch(screen, "found", concurrency=concurrency)
     batch = Batch(screen, "deleted", concurrency=concurrency)
     async with connection.client(concurrency=concurrency) as files:
-        if not yes:
+        if dry_run or not yes:
             found = await asking.retrieve(files, ids, missing_ok=missing_ok)
             if dry_run:
                 for file in found:

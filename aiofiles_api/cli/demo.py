@@ -76,9 +76,10 @@ async def demo(
     purpose: Annotated[str, Parameter(alias="-p")] = "user_data",
     size_mb: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=512))] = 200,
 ) -> int:
-    """See it work: make files, upload, list, download, compare and delete them, and measure.
+    """See it work: upload, list, download, compare and delete files, and what it costs.
 
-    It needs neither a key nor a network: a server of its own runs in another process meanwhile.
+    It needs neither a key nor a network: it runs a server of its own, in another process so that
+    what is measured is the client.
 
     Args:
         base_url: Use this server instead, with its /v1.

@@ -21,19 +21,22 @@ async def serve(
     port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65_535))] = 8787,
     data_dir: str | None = None,
     api_key: str | None = None,
-    ranges: Annotated[bool, Parameter(negative="--no-ranges")] = True,
+    ranges: Annotated[bool, Parameter(negative="--no-ranges", show_default=False)] = True,
 ) -> int:
-    """Serve an emulated Files API until Ctrl-C, for tests and for work offline.
+    """Serve an emulated Files API, for tests and for work offline.
 
-    It prints the environment variables with which a client finds it, ready for a shell.
+    It runs until Ctrl-C, and prints the environment variables with which a client finds it, ready
+    for a shell.
 
     Args:
         host: The address to listen on.
         port: The port; 0 takes a free one.
         data_dir: Where the files are kept. Default: a directory that is removed at the end.
         api_key: The one key to accept. Default: any.
-        ranges: Whether downloads can be resumed; many servers cannot.
+        ranges: Whether downloads can be resumed, which is the default; many servers cannot.
     """
+    import sqlite3  # noqa: PLC0415 - see the next line
+
     from aiofiles_api.emulator import DataDirInUseError, Emulator  # noqa: PLC0415 - a slow import
 
     emulator = Emulator(data_dir, api_key=api_key, host=host, port=port, ranges=ranges)
@@ -47,8 +50,10 @@ async def serve(
             kept = "a temporary directory" if data_dir is None else data_dir
             sys.stderr.write(f"{NAME}: serving from {kept}; Ctrl-C stops it\n")
             await _until_cancelled()
-    except DataDirInUseError as error:
-        raise FilesError(str(error)) from error
+    except (OSError, DataDirInUseError, sqlite3.Error) as error:
+        where = f"cannot serve on {host} port {port}"
+        kept = "" if data_dir is None else f" with --data-dir {data_dir}"
+        raise FilesError(f"{where}{kept}: {error}") from error
     return 0
 
 
