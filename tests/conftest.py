@@ -234,7 +234,7 @@ class Resources:
     @classmethod
     def now(cls) -> Resources:
         gc.collect()
-        ours = {t.name for t in threading.enumerate() if t.name.startswith("aiofiles_api")}
+        ours = {t.name for t in threading.enumerate() if t.name.startswith("aiofiles_api_")}
         descriptors = len(os.listdir("/proc/self/fd"))  # Linux alone tells it so plainly
         return cls(len(asyncio.all_tasks()), descriptors, frozenset(ours))
 
@@ -244,6 +244,7 @@ async def nothing_leaks() -> AsyncIterator[None]:
     """Fail when tasks, descriptors or threads are left behind, given a moment to go away."""
     before = Resources.now()
     yield
+    after = before
     for _ in range(200):
         after = Resources.now()
         if (
