@@ -8,8 +8,6 @@ from datetime import timedelta
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-import aiohttp
-
 from aiofiles_api.config import ApiKey, Config, Timeouts
 from aiofiles_api.download import ContentStream, download, read_content
 from aiofiles_api.errors import NotFoundError
@@ -32,8 +30,9 @@ from aiofiles_api.protocol import (
     read_file,
     retrieve_request,
 )
+from aiofiles_api.reconcile import Claims, OnUncertain
 from aiofiles_api.retry import RetryPolicy
-from aiofiles_api.session import SessionManager, TlsSetting
+from aiofiles_api.session import Connector, SessionManager, TlsSetting, TraceConfig
 from aiofiles_api.sources import UploadSource
 from aiofiles_api.upload import upload
 
@@ -87,8 +86,8 @@ class FilesClient:
         proxy: str | None = None,
         trust_env: bool = True,
         ssl: TlsSetting | None = None,
-        connector: aiohttp.BaseConnector | None = None,
-        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        connector: Connector | None = None,
+        trace_configs: Sequence[TraceConfig] = (),
     ) -> None:
         config = Config.read(
             api_key=api_key,
@@ -103,6 +102,7 @@ class FilesClient:
             proxy=proxy,
             trust_env=trust_env,
         )
+        self._claims = Claims()
         self._session = SessionManager(
             config,
             tls=True if ssl is None else ssl,
@@ -139,6 +139,8 @@ class FilesClient:
         filename: str | None = None,
         content_type: str | None = None,
         expires_after: ExpiresAfter | timedelta | int | None = None,
+        on_uncertain: OnUncertain = "reconcile",
+        spool: bool = False,
         progress: ProgressSink | None = None,
     ) -> FileObject:
         """Send a file and return it as the server stored it.
@@ -153,22 +155,35 @@ class FilesClient:
             content_type: The file's media type; by default what its name's extension says.
             expires_after: When the server shall delete it: from an hour to 30 days, as a
                 `timedelta` or in seconds. By default as the server likes.
+            on_uncertain: What to do when the whole body was sent and no usable reply came, so that
+                the file may be stored or not. "reconcile" looks for it on the server before it
+                is sent again: the listing, and where a file of that purpose and length has
+                appeared since, its content against the source, read once more. "resend" sends
+                it again at once, which may leave a duplicate. "raise" leaves it to you. What no
+                look can tell: the very same bytes that another process stores meanwhile.
+            spool: Whether to copy the source to a temporary file first, so that an iterable can be
+                sent again.
             progress: Called with a `Progress` some tens of times a second.
 
         Raises:
             InvalidArgumentError: An argument cannot work; nothing was sent.
             SourceError: The source is missing, or cannot be read.
+            SourceNotReplayableError: An attempt failed, and the source cannot be read again.
+            UploadUncertainError: It may be stored or not; `.candidates` may be it.
             SourceChangedError: Its length changed while it was sent; nothing was stored.
             IntegrityError: The server stored another number of bytes; `.file` is what it stored.
             APIError: The server refused it, or could not be reached.
         """
         return await upload(
             self._session,
+            self._claims,
             source,
             purpose=purpose,
             filename=filename,
             content_type=content_type,
             expires_after=expires_after,
+            on_uncertain=on_uncertain,
+            spool=spool,
             progress=progress,
         )
 
@@ -255,6 +270,7 @@ class FilesClient:
         destination: str | os.PathLike[str],
         *,
         overwrite: bool = True,
+        resume: bool = False,
         durable: bool = False,
         sha256: str | None = None,
         progress: ProgressSink | None = None,
@@ -271,6 +287,8 @@ class FilesClient:
             destination: A file's path, whose missing directories are made; or a directory, which
                 gets the server's filename, made safe.
             overwrite: Whether to replace a file that is there.
+            resume: Whether to keep the part file when the download fails or the process dies, and
+                to continue one that an earlier call has left.
             durable: Whether to return only when the disk itself has it (fsync).
             sha256: The digest in hex that the content must have.
             progress: Called with a `Progress` some tens of times a second.
@@ -287,6 +305,7 @@ class FilesClient:
             file,
             destination,
             overwrite=overwrite,
+            resume=resume,
             durable=durable,
             sha256=sha256,
             progress=progress,

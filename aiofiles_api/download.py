@@ -7,6 +7,8 @@ is missing, and where the server cannot do that, what is in hand already is read
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import re
 from functools import partial
@@ -31,9 +33,14 @@ from aiofiles_api.protocol import (
     status_error,
 )
 from aiofiles_api.resume import Continuation, continue_from
-from aiofiles_api.session import Exchange, SessionManager
+from aiofiles_api.session import Exchange, Retries, SessionManager
 
 __all__ = ["ContentStream", "download", "read_content"]
+
+_log = logging.getLogger("aiofiles_api")
+
+_LONGEST_WAIT = 0.8
+"""Seconds after which bytes that are to survive the process are on their way to the file."""
 
 _BATCH = 2 * 1024 * 1024
 """Bytes that are gathered before a thread writes them: one hop for many packets."""
@@ -45,6 +52,7 @@ async def download(
     destination: str | os.PathLike[str],
     *,
     overwrite: bool,
+    resume: bool,
     durable: bool,
     sha256: str | None,
     progress: ProgressSink | None,
@@ -52,28 +60,140 @@ async def download(
     """Put a file's content at `destination`, all of it or nothing."""
     identifier = file_id(file)
     digest = _checked_digest(sha256)
-    with session.registered():
+    async with session.operation(f"downloading {identifier}"):
         place = await _find_place(session, file, destination)
         part = PartFile(
-            place.path, session.threads, overwrite=overwrite, durable=durable, sha256=digest
+            place.path,
+            session.threads,
+            overwrite=overwrite,
+            durable=durable,
+            sha256=digest,
+            kept_as=_identity(session, file) if resume else None,
         )
-        await part.prepare()
-        content = Content(session, identifier, expected=_known_length(file))
-        try:
-            await _fill(part, content, Meter(progress))
-        except BaseException:
-            await part.discard()
-            raise
-        finally:
-            await content.aclose()
+        transfer = _Transfer(session, file, part, Meter(progress), is_kept=resume)
+        await transfer.run()
     return DownloadedFile(
         file_id=identifier,
         path=place.path,
-        bytes=content.position,
+        bytes=transfer.bytes,
         sha256=digest,
-        attempts=content.attempts,
-        resumed_from=0,
+        attempts=transfer.attempts,
+        resumed_from=transfer.resumed_from,
     )
+
+
+def _identity(session: SessionManager, file: str | FileObject) -> str:
+    """Return what tells one content from every other: the content of an id never changes."""
+    known = (file.id, file.bytes, file.created_at) if isinstance(file, FileObject) else (file,)
+    return "\n".join(map(str, (session.config.base_url, *known)))
+
+
+class _Transfer:
+    """One download into a part file, which is thrown away or kept when it fails.
+
+    Attributes:
+        bytes: The content's length, at the end.
+        attempts: How many requests for the content were made.
+        resumed_from: How many bytes an earlier download had left.
+    """
+
+    def __init__(
+        self,
+        session: SessionManager,
+        file: str | FileObject,
+        part: PartFile,
+        meter: Meter,
+        *,
+        is_kept: bool,
+    ) -> None:
+        self.bytes = self.attempts = self.resumed_from = 0
+        self._session = session
+        self._file = file
+        self._part = part
+        self._meter = meter
+        self._is_kept = is_kept
+        self._batch = _Batch(part, is_urgent=is_kept)
+
+    async def run(self) -> None:
+        """Bring the content into the part file, and that into its place."""
+        try:
+            self.resumed_from = await self._part.prepare()
+            try:
+                await self._fill(self.resumed_from)
+            except IntegrityError as error:
+                # Pieces of different attempts may not belong together: once more, in one.
+                _log.warning("%s; trying once more from the beginning", error)
+                self._batch.take()
+                await self._part.restart()
+                self.resumed_from = 0
+                await self._fill(0)
+        except IntegrityError:
+            await self._part.discard()
+            raise
+        except BaseException:
+            chunks = self._batch.take()
+            await (self._part.keep(chunks) if self._is_kept else self._part.discard())
+            raise
+
+    async def _fill(self, start: int) -> None:
+        """Bring the content in from `start` on; one batch is written while the next one comes."""
+        content = Content(
+            self._session, file_id(self._file), start=start, expected=_known_length(self._file)
+        )
+        earlier, attempt = self.attempts, 0
+        try:
+            while chunk := await content.read():
+                self.attempts = earlier + content.attempts
+                if self.attempts != attempt:
+                    attempt = self.attempts
+                    done = content.position - len(chunk)
+                    self._meter.begin(content.total, attempt=attempt, done=done)
+                self._meter.advance(len(chunk))
+                await self._batch.add(chunk)
+        finally:
+            self.attempts = earlier + content.attempts
+            await content.aclose()
+        await self._part.commit(self._batch.take())
+        self.bytes = content.position
+        self._meter.finish()
+
+
+class _Batch:
+    """Chunks on their way into a part file: written when they are many, or have waited long.
+
+    Args:
+        part: Where they go.
+        is_urgent: Whether they may be lost with the process, so that they must not wait long.
+    """
+
+    def __init__(self, part: PartFile, *, is_urgent: bool) -> None:
+        self._part = part
+        self._is_urgent = is_urgent
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Take a chunk, and have the batch written when it is large enough."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size >= _BATCH:
+            await self._part.append(self.take())
+        elif self._is_urgent and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._hurry)
+
+    def take(self) -> list[bytes]:
+        """Return the chunks that wait, and begin another batch."""
+        if self._timer is not None:
+            self._timer.cancel()
+        chunks, self._chunks, self._size, self._timer = self._chunks, [], 0, None
+        return chunks
+
+    def _hurry(self) -> None:
+        if self._part.append_if_idle(self._chunks):
+            self.take()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT / 4, self._hurry)
 
 
 async def read_content(session: SessionManager, file: str | FileObject, *, max_bytes: int) -> bytes:
@@ -82,18 +202,27 @@ async def read_content(session: SessionManager, file: str | FileObject, *, max_b
         msg = f"max_bytes: {max_bytes!r} is no bound; pass 0 or more bytes"
         raise InvalidArgumentError(msg)
     identifier = file_id(file)
-    with session.registered():
-        content = Content(session, identifier, expected=_known_length(file))
-        body = bytearray()
+    async with session.operation(f"reading {identifier}"):
         try:
-            _check_bound(identifier, content.total, max_bytes)
-            await content.open()
-            _check_bound(identifier, content.total, max_bytes)
-            while chunk := await content.read():
-                body += chunk
-                _check_bound(identifier, len(body), max_bytes)
-        finally:
-            await content.aclose()
+            return await _read(session, file, max_bytes)
+        except IntegrityError as error:
+            _log.warning("%s; trying once more from the beginning", error)
+            return await _read(session, file, max_bytes)
+
+
+async def _read(session: SessionManager, file: str | FileObject, max_bytes: int) -> bytes:
+    identifier = file_id(file)
+    content = Content(session, identifier, expected=_known_length(file))
+    body = bytearray()
+    try:
+        _check_bound(identifier, content.total, max_bytes)
+        await content.open()
+        _check_bound(identifier, content.total, max_bytes)
+        while chunk := await content.read():
+            body += chunk
+            _check_bound(identifier, len(body), max_bytes)
+    finally:
+        await content.aclose()
     return bytes(body)
 
 
@@ -113,6 +242,7 @@ class ContentStream:
             raise InvalidArgumentError(msg)
         self._session = session
         self._start = start
+        self._began: float | None = None
         self._content = Content(session, file_id(file), start=start, expected=_known_length(file))
 
     @property
@@ -127,12 +257,16 @@ class ContentStream:
         return self._content.content_type
 
     async def __aenter__(self) -> Self:
-        with self._session.registered():
-            try:
+        self._began = asyncio.get_running_loop().time()
+        try:
+            async with self._session.operation("opening a stream", began=self._began):
                 await self._content.open()
-            except BaseException:
-                await self._content.aclose()
+        except IntegrityError as error:
+            total = self._content.total
+            if total is None or self._start <= total:
                 raise
+            msg = f"start: {self._start:,} is beyond the {total:,} bytes of the content"
+            raise InvalidArgumentError(msg) from error
         return self
 
     async def __aexit__(
@@ -147,7 +281,7 @@ class ContentStream:
         return self
 
     async def __anext__(self) -> bytes:
-        with self._session.registered():
+        async with self._session.operation("streaming", began=self._began):
             chunk = await self._content.read()
         if not chunk:
             raise StopAsyncIteration
@@ -182,7 +316,7 @@ class Content:
         self.content_type: str | None = None
         self._session = session
         self._identifier = identifier
-        self._retries = session.retries()
+        self._retries = Retries(session, content_request(identifier))
         self._exchange: Exchange | None = None
         self._to_skip = 0
         self._etag: str | None = None
@@ -250,12 +384,12 @@ class Content:
                 raise self._wrong_length(f"the server offers {found.total:,} bytes")
             self.total = found.total
         if self.total is not None and self.total < self.position:
-            msg = f"start: {self.position:,} is beyond the {self.total:,} bytes of the content"
-            raise InvalidArgumentError(msg)
+            raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
-        self.content_type = exchange.headers.get("Content-Type")
-        etag = exchange.headers.get("ETag", "")
-        self._etag = None if etag.startswith("W/") else etag or None
+        if not found.complete:  # else these describe the error's text, not the content
+            self.content_type = exchange.headers.get("Content-Type")
+            etag = exchange.headers.get("ETag", "")
+            self._etag = None if etag.startswith("W/") else etag or None
         return found
 
     def _check_encoding(self, exchange: Exchange) -> None:
@@ -276,6 +410,7 @@ class Content:
                 if not chunk:
                     continue
             self.position += len(chunk)
+            self._retries.made_progress()
             if self.total is not None and self.position > self.total:
                 raise self._wrong_length("the server sends more")
             return chunk
@@ -311,25 +446,6 @@ async def _find_place(
     if not isinstance(file, FileObject):
         file = await session.call(retrieve_request(file_id(file)), read_file)
     return place.with_name(file.filename, fallback=file.id)
-
-
-async def _fill(part: PartFile, content: Content, meter: Meter) -> None:
-    """Bring the content into the part file: one batch is written while the next one comes."""
-    attempt = 0
-    batch: list[bytes] = []
-    size = 0
-    while chunk := await content.read():
-        if content.attempts != attempt:
-            attempt = content.attempts
-            meter.begin(content.total, attempt=attempt, done=content.position - len(chunk))
-        meter.advance(len(chunk))
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= _BATCH:
-            await part.append(batch)
-            batch, size = [], 0
-    await part.commit(batch)
-    meter.finish()
 
 
 def _known_length(file: str | FileObject) -> int | None:

@@ -111,18 +111,20 @@ async def _fetch_pages(
 ) -> None:
     sizes = _PageSizes(query.limit, max_items)
     guard = _CursorGuard(query.after)
+    first_after = query.after
     with send:
         while sizes.remaining != 0:
             page = await _fetch_page(session, query, sizes)
             if not page.data and not page.has_more:
                 return
             cursor = _cursor_behind(page)
-            if guard.has_seen(cursor):
-                if page.has_more is None:
+            if guard.has_seen(cursor) or _names(page, query.after):
+                if page.has_more is None and query.after != first_after:
                     return  # a server without pages: the first one was everything
                 msg = (
-                    f"listing files: the server repeats the page that ends with {cursor!r}; it does"
-                    " not page as the API promises: pass max_items= to take the first page alone"
+                    f"listing files: the server repeats what came before {query.after!r}; it does"
+                    " not page as the API promises: list without after=, and pass max_items= to"
+                    " take the first page alone"
                 )
                 raise APIResponseError(msg, retryable=False)
             await send.send(sizes.cut(page))
@@ -139,6 +141,12 @@ async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSiz
         if not sizes.give_up_default():
             raise
     return await session.call(list_request(attrs.evolve(query, limit=None)), read_page)
+
+
+def _names(page: RawPage, identifier: str | None) -> bool:
+    return identifier is not None and any(
+        isinstance(file, dict) and file.get("id") == identifier for file in page.data
+    )
 
 
 def _cursor_behind(page: RawPage) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -126,6 +127,8 @@ class PartFile:
         overwrite: Whether it may replace a file.
         durable: Whether to wait until the disk itself has it (fsync of file and directory).
         sha256: The digest in hex that its content must have, or `None`.
+        kept_as: What identifies the content, if an interrupted download of it is to be kept and
+            continued by a later one; never the destination's name, which may be too long already.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class PartFile:
         overwrite: bool,
         durable: bool,
         sha256: str | None,
+        kept_as: str | None = None,
     ) -> None:
         self._destination = destination
         self._threads = threads
@@ -143,17 +147,21 @@ class PartFile:
         self._durable = durable
         self._sha256 = sha256
         self._hash = None if sha256 is None else hashlib.sha256()
+        self._kept_as = kept_as
         self._target = self._part = ""
         self._descriptor: int | None = None
         self._writing: asyncio.Future[int] | None = None
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> int:
         """Refuse what can be known to fail before anything is asked of the server.
+
+        Returns:
+            How many bytes an earlier download has left here to be continued; 0 for none.
 
         Raises:
             DestinationError: The destination exists and may not be replaced.
         """
-        await self._threads.run(self._prepare)
+        return await self._threads.run(self._prepare)
 
     async def append(self, chunks: Sequence[bytes]) -> None:
         """Have `chunks` written; return as soon as those of the call before are.
@@ -163,6 +171,19 @@ class PartFile:
         """
         await self._written()
         self._writing = self._threads.start(partial(self._write, chunks))
+
+    def append_if_idle(self, chunks: Sequence[bytes]) -> bool:
+        """Have `chunks` written unless others still are; return whether they will be."""
+        writing = self._writing
+        if writing is not None and (not writing.done() or writing.exception() is not None):
+            return False
+        self._writing = self._threads.start(partial(self._write, chunks))
+        return True
+
+    async def restart(self) -> None:
+        """Throw away what was written, and begin anew."""
+        await self._written()
+        await self._threads.run(self._restart)
 
     async def commit(self, chunks: Sequence[bytes]) -> None:
         """Write the last `chunks`, check the whole, and put it in the destination's place.
@@ -182,6 +203,14 @@ class PartFile:
         finally:
             await self._threads.run(self._discard)
 
+    async def keep(self, chunks: Sequence[bytes]) -> None:
+        """Write the last `chunks` and leave all for a later download, if it can be kept."""
+        try:
+            if self._writing is not None:
+                await settle(self._writing)
+        finally:
+            await self._threads.run(partial(self._keep, chunks))
+
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -189,12 +218,50 @@ class PartFile:
 
     # --- in threads ----------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> int:
         with _os_errors(self._destination):
             # What a link points to is replaced, not the link.
             self._target = os.path.realpath(self._destination)
             if not self._overwrite and os.path.lexists(self._target):
                 raise self._exists()
+            return 0 if self._kept_as is None else self._continue(self._kept_as)
+
+    def _continue(self, kept_as: str) -> int:
+        """Open and lock what an earlier download has left; another process may be at it now."""
+        directory = os.path.dirname(self._target)
+        os.makedirs(directory, exist_ok=True)
+        name = hashlib.sha256(kept_as.encode()).hexdigest()[:24]
+        part = os.path.join(directory, f".{name}.part")
+        descriptor = _open_locked(part)
+        if descriptor is None:
+            self._kept_as = None  # somebody else's: take a private one, when it is needed
+            return 0
+        self._part, self._descriptor = part, descriptor
+        if self._hash is not None:
+            while chunk := os.read(descriptor, _REREAD):
+                self._hash.update(chunk)
+        return os.lseek(descriptor, 0, os.SEEK_END)
+
+    def _restart(self) -> None:
+        if self._descriptor is not None:
+            with _os_errors(self._destination):
+                os.ftruncate(self._descriptor, 0)
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+        if self._hash is not None:
+            self._hash = hashlib.sha256()
+
+    def _keep(self, chunks: Sequence[bytes]) -> None:
+        with suppress(DestinationError):
+            if chunks and self._kept_as is not None:
+                self._write(chunks)
+        if (
+            self._kept_as is None
+            or self._descriptor is None
+            or not os.fstat(self._descriptor).st_size
+        ):
+            self._discard()
+        else:
+            self._close()
 
     def _write(self, chunks: Sequence[bytes]) -> int:
         with _os_errors(self._destination):
@@ -277,6 +344,9 @@ class PartFile:
         return DestinationError(msg)
 
 
+_REREAD = 1024 * 1024
+"""Bytes read at a time to take up the digest of what an earlier download has left."""
+
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 _MOST_BUFFERS = 1024
@@ -291,6 +361,41 @@ def _write_all(descriptor: int, chunks: Sequence[bytes]) -> None:
             written -= len(pending.pop(0))
         if written:
             pending[0] = pending[0][written:]
+
+
+def _open_locked(part: str) -> int | None:
+    """Open a part file for one process alone; `None` when another one has it."""
+    while True:
+        # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(part, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(descriptor, part):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_still(descriptor: int, part: str) -> bool:
+    """Return whether an open file is what its path still names, and nothing else names it."""
+    mine = os.fstat(descriptor)
+    try:
+        there = os.stat(part, follow_symlinks=False)
+    except FileNotFoundError:
+        return False  # it has been renamed: it is a finished file now
+    if not os.path.samestat(mine, there):
+        return False
+    if mine.st_nlink > 1:
+        # A crash between the link to the destination and the removal: writing would change that.
+        os.unlink(part)
+        return False
+    return True
 
 
 def _sync_directory(directory: str) -> None:

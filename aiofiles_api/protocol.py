@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC
@@ -56,6 +57,7 @@ __all__ = [
     "read_page",
     "redirect_url",
     "retrieve_request",
+    "server_time",
     "status_error",
     "upload_fields",
     "upload_request",
@@ -92,6 +94,11 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = attrs.field(factory=dict)
     is_content: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """What a server limits together: the method, and the path without the file's id."""
+        return f"{self.method} {re.sub('(?<=^files/)[^/]+', '*', self.path)}"
 
     def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
         """Return the absolute URL with the query of the request and of the client."""
@@ -238,10 +245,13 @@ def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str,
 
 
 def upload_request(filename: str, content_type: str) -> Request:
-    """Ask for a file to be stored; `content_type` is the whole form's."""
-    return Request(
-        "POST", "files", f"uploading {filename[:80]!r}", headers={"Content-Type": content_type}
-    )
+    """Ask for a file to be stored; `content_type` is the whole form's.
+
+    The request has an `Idempotency-Key`, the same for all its attempts, for servers that heed one
+    (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
+    """
+    headers = {"Content-Type": content_type, "Idempotency-Key": secrets.token_urlsafe(24)}
+    return Request("POST", "files", f"uploading {filename[:80]!r}", headers=headers)
 
 
 def read_file(request: Request, reply: Reply) -> FileObject:
@@ -295,6 +305,11 @@ def status_error(request: Request, reply: Reply) -> APIStatusError | APIResponse
         body=reply.text[:_LONGEST_BODY],
         retryable=_is_retryable(kind, reply),
     )
+
+
+def server_time(reply: Reply) -> float | None:
+    """Return the server's own clock, in Unix time, if the reply tells it."""
+    return _http_date(reply.headers.get("Date", ""))
 
 
 def redirect_url(request: Request, reply: Reply, *, sent_to: str) -> str:
@@ -486,7 +501,7 @@ def _retry_after(reply: Reply) -> float | None:
     if then is None:
         return None
     # The server's own clock, where it tells it: ours may be wrong.
-    now = _http_date(reply.headers.get("Date", ""))
+    now = server_time(reply)
     return max(then - (reply.received_at if now is None else now), 0.0)
 
 

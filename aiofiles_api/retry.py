@@ -15,7 +15,7 @@ import attrs
 
 from aiofiles_api.errors import APIStatusError, ConfigurationError, FilesError
 
-__all__ = ["RetryPolicy", "delay_before_retry"]
+__all__ = ["RetryPolicy", "delay_before_retry", "why_no_retry"]
 
 
 @attrs.frozen(kw_only=True)
@@ -86,3 +86,14 @@ def delay_before_retry(
     if policy.deadline is not None and elapsed + delay >= policy.deadline:
         return None
     return delay
+
+
+def why_no_retry(policy: RetryPolicy, error: FilesError, *, attempt: int) -> str:
+    """Say why an error that is worth another attempt gets none."""
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is not None and asked > policy.max_retry_after:
+        return (
+            f"The server asks to wait {asked:g} s, more than RetryPolicy.max_retry_after"
+            f" ({policy.max_retry_after:g} s) allows."
+        )
+    return f"This was attempt {attempt}, the last that the RetryPolicy allows."

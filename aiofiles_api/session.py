@@ -17,11 +17,12 @@ task: whoever was interrupted gets `ClientClosedError`, and nothing is left behi
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import ssl as ssl_module
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -38,18 +39,36 @@ from aiofiles_api.errors import (
     ClientClosedError,
     ConfigurationError,
     FilesError,
+    RateLimitError,
 )
+from aiofiles_api.pacing import Pacing
 from aiofiles_api.protocol import Reply, Request, origin, redirect_url
-from aiofiles_api.retry import RetryPolicy, delay_before_retry
+from aiofiles_api.retry import delay_before_retry, why_no_retry
 from aiofiles_api.sources import Buffer, Reader
 from aiofiles_api.threads import Threads, join, settle
 
-__all__ = ["Exchange", "OpenBody", "Retries", "SessionManager", "TlsSetting"]
+__all__ = [
+    "Connector",
+    "Exchange",
+    "OpenBody",
+    "Retries",
+    "SessionManager",
+    "TlsSetting",
+    "TraceConfig",
+]
 
 T = TypeVar("T")
 
+_log = logging.getLogger("aiofiles_api")
+
 TlsSetting: TypeAlias = ssl_module.SSLContext | aiohttp.Fingerprint | bool
 """How to check the server's certificate; `False` does not, which is for tests alone."""
+
+Connector: TypeAlias = aiohttp.BaseConnector
+"""An aiohttp connector of the caller's own."""
+
+TraceConfig: TypeAlias = aiohttp.TraceConfig
+"""aiohttp's tracing hooks."""
 
 _READ_BUFFER = 512 * 1024
 """Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
@@ -83,14 +102,15 @@ class SessionManager:
         config: Config,
         *,
         tls: TlsSetting = True,
-        connector: aiohttp.BaseConnector | None = None,
-        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        connector: Connector | None = None,
+        trace_configs: Sequence[TraceConfig] = (),
     ) -> None:
         self.config = config
         self.threads = Threads()
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
+        self._pacing = Pacing()
         self._slots = asyncio.Semaphore(config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession | None = None
@@ -114,19 +134,33 @@ class SessionManager:
             APIError: The last attempt failed so.
             ClientClosedError: The client is closed, or was while this ran.
         """
-        with self.registered():
-            retries = self.retries()
+        async with self.operation(request.what):
+            retries = Retries(self, request)
             while True:
                 try:
-                    return read(request, await self._fetch(request, open_body))
+                    return read(request, await self.fetch(request, open_body))
                 except APIError as error:
                     await retries.pause(error)
 
-    def retries(self) -> Retries:
-        """Begin to count the attempts of one operation."""
-        return Retries(self.config.retry)
+    def hold_back(self, request: Request, error: FilesError, delay: float) -> float:
+        """Return the delay of a retry, made longer where the client as a whole must hold back."""
+        now = time.monotonic()
+        if isinstance(error, RateLimitError) and error.retry_after is not None:
+            self._pacing.hold_back(request.endpoint, until=now + delay)
+        return max(delay, self._pacing.delay_before_retry(now=now))
 
-    async def _fetch(self, request: Request, open_body: OpenBody | None) -> Reply:
+    async def _wait_for_turn(self, request: Request) -> None:
+        pacing, endpoint = self._pacing, request.endpoint
+        # Looked at again after each wait: it may be held for longer by then.
+        while delay := pacing.delay_before_request(endpoint, now=time.monotonic()):  # noqa: ASYNC110
+            await asyncio.sleep(delay)
+
+    async def fetch(self, request: Request, open_body: OpenBody | None) -> Reply:
+        """Send a request once and return its whole reply, be it a success or an error.
+
+        Raises:
+            APIError: There was no reply, or none that could be read.
+        """
         exchange = await self.open(request, open_body=open_body)
         try:
             return await exchange.read_reply()
@@ -144,6 +178,7 @@ class SessionManager:
             APIError: The attempt failed; a reply with an error status is no failure here.
         """
         self._check_usable()
+        await self._wait_for_turn(request)
         await self._slots.acquire()
         try:
             exchange = await self._follow(request, open_body)
@@ -151,6 +186,8 @@ class SessionManager:
             self._slots.release()
             raise
         self._exchanges.add(exchange)
+        if exchange.status < 400:  # noqa: PLR2004 - where errors begin
+            self._pacing.succeeded()
         return exchange
 
     async def _follow(self, request: Request, open_body: OpenBody | None) -> Exchange:
@@ -286,6 +323,34 @@ class SessionManager:
             del self._active[task]
             self._left.set()
 
+    @asynccontextmanager
+    async def operation(self, what: str, *, began: float | None = None) -> AsyncIterator[None]:
+        """Register what runs inside, and bound it by the policy's deadline.
+
+        Not to be open while the caller's own code runs: it cancels its task.
+
+        Args:
+            what: What is being done to what, for the message.
+            began: When the operation began, by the loop's clock, if not now.
+
+        Raises:
+            APITimeoutError: The deadline has passed.
+            ClientClosedError: The client is closed, or was while this ran.
+        """
+        deadline = self.config.retry.deadline
+        if deadline is not None:
+            deadline += asyncio.get_running_loop().time() if began is None else began
+        bound = asyncio.timeout_at(deadline)
+        with self.registered():
+            try:
+                async with bound:
+                    yield
+            except TimeoutError as error:
+                if not bound.expired():
+                    raise
+                msg = f"{what}: not done within RetryPolicy.deadline; allow more time"
+                raise APITimeoutError(msg) from error
+
     def release(self, exchange: Exchange) -> None:
         """Take back the slot of an exchange that has ended."""
         self._exchanges.discard(exchange)
@@ -330,10 +395,16 @@ class Retries:
         attempt: The number of the attempt that runs now, from 1.
     """
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, session: SessionManager, request: Request) -> None:
         self.attempt = 1
-        self._policy = policy
+        self._failures = 0
+        self._session = session
+        self._request = request
         self._began = time.monotonic()
+
+    def made_progress(self) -> None:
+        """Count the attempts anew: the last one has brought something that none had before."""
+        self._failures = 0
 
     async def pause(self, error: FilesError) -> None:
         """Wait until the next attempt may begin.
@@ -341,17 +412,38 @@ class Retries:
         Raises:
             FilesError: `error` itself, when there must be no other attempt.
         """
+        await self.wait(self.delay_after(error), error)
+
+    def delay_after(self, error: FilesError) -> float:
+        """Return the seconds to wait before the next attempt.
+
+        Raises:
+            FilesError: `error` itself, when there must be no other attempt.
+        """
+        self._failures += 1
+        policy = self._session.config.retry
         delay = delay_before_retry(
-            self._policy,
+            policy,
             error,
-            attempt=self.attempt,
+            attempt=self._failures,
             elapsed=time.monotonic() - self._began,
             random=random.random,
         )
         if delay is None:
-            if self.attempt > 1:
-                error.add_note(f"This was attempt {self.attempt}.")
+            if error.retryable:
+                error.add_note(why_no_retry(policy, error, attempt=self.attempt))
             raise error
+        return self._session.hold_back(self._request, error, delay)
+
+    async def wait(self, delay: float, error: FilesError) -> None:
+        """Wait until the next attempt may begin, and say why there is one."""
+        _log.info(
+            "%s: attempt %d failed, trying again in %.1f s: %s",
+            self._request.what,
+            self.attempt,
+            delay,
+            error,
+        )
         await asyncio.sleep(delay)
         self.attempt += 1
 

@@ -14,8 +14,10 @@ import io
 import os
 import select
 import stat
+import tempfile
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeAlias, TypeGuard, cast
 
@@ -35,6 +37,7 @@ __all__ = [
     "Source",
     "UploadSource",
     "as_source",
+    "spooled",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -125,6 +128,11 @@ class Source(Protocol):
     """
 
     name: str | None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it was consumed, at least in part, and cannot be read a second time."""
+        ...
 
     async def open(self) -> Reader:
         """Return a reader that stands where the first one stood.
@@ -221,6 +229,10 @@ class _MemorySource:
         self.name: str | None = None
         self._content = content
 
+    @property
+    def is_spent(self) -> bool:
+        return False
+
     async def open(self) -> Reader:
         try:
             view = memoryview(self._content)
@@ -308,8 +320,12 @@ class _PathSource:
         self._is_consumed_pipe = False
         self.name: str | None = os.path.basename(os.fsdecode(self._path)) or None
 
+    @property
+    def is_spent(self) -> bool:
+        return self._is_consumed_pipe
+
     async def open(self) -> Reader:
-        if self._is_consumed_pipe:
+        if self.is_spent:
             raise _not_replayable(self._what)
         opening = self._threads.start(self._open)
         try:
@@ -369,6 +385,10 @@ class _FileSource:
         self._start: int | None = None
         self._consumed = False
 
+    @property
+    def is_spent(self) -> bool:
+        return self._consumed and self._start is None
+
     async def open(self) -> Reader:
         length = await self._threads.run(self._rewind)
         read = partial(_read_chunk, self._read, self._what)
@@ -376,7 +396,7 @@ class _FileSource:
 
     def _rewind(self) -> int | None:
         """Go to where it stood, and return the length from there if that can be known."""
-        if self._consumed and self._start is None:
+        if self.is_spent:
             raise _not_replayable(self._what)
         try:
             if not self._consumed:
@@ -400,8 +420,12 @@ class _AsyncFileSource:
         self._start: int | None = None
         self._consumed = False
 
+    @property
+    def is_spent(self) -> bool:
+        return self._consumed and self._start is None
+
     async def open(self) -> Reader:
-        if self._consumed and self._start is None:
+        if self.is_spent:
             raise _not_replayable(self._what)
         length = None
         try:
@@ -448,8 +472,12 @@ class _AsyncIterableSource:
         self._iterator: AsyncIterator[bytes] | None = None
         self._what = f"the {type(iterable).__name__}"
 
+    @property
+    def is_spent(self) -> bool:
+        return self._iterator is not None
+
     async def open(self) -> Reader:
-        if self._iterator is not None:
+        if self.is_spent:
             raise _not_replayable(self._what)
         return _AsyncReader(self._next, self._what, length=None)
 
@@ -473,8 +501,12 @@ class _IterableSource:
         self._replayable = isinstance(iterable, list | tuple)
         self._consumed = False
 
+    @property
+    def is_spent(self) -> bool:
+        return self._consumed and not self._replayable
+
     async def open(self) -> Reader:
-        if self._consumed and not self._replayable:
+        if self.is_spent:
             raise _not_replayable(self._what)
         return _ThreadReader(self._threads, partial(next, self._batches(), b""), length=None)
 
@@ -566,7 +598,34 @@ def _unreadable(what: str, error: Exception) -> SourceError:
 
 def _not_replayable(what: str) -> SourceNotReplayableError:
     msg = (
-        f"another attempt is needed, but {what} was consumed and cannot be read again;"
-        " upload from a path, from bytes or from a seekable file"
+        f"another attempt is needed, but {what} was consumed and cannot be read again; upload"
+        " from a path, from bytes or from a seekable file, or pass spool=True"
     )
     return SourceNotReplayableError(msg)
+
+
+@asynccontextmanager
+async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
+    """Copy a source into a temporary file first, so that it can be read as often as is needed.
+
+    Raises:
+        SourceError: The source cannot be read, or there is no space for the copy.
+    """
+    opening = threads.start(tempfile.TemporaryFile)
+    try:
+        file = await join(opening)
+        reader = await source.open()
+        try:
+            while chunk := await reader.read():
+                await threads.run(partial(file.write, chunk))
+        finally:
+            await reader.aclose()
+        await threads.run(partial(file.seek, 0))
+        yield _FileSource(file, source.name, threads)
+    except OSError as error:
+        msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
+        raise SourceError(msg) from error
+    finally:
+        # The thread may have opened it although we were cancelled meanwhile.
+        if opening.exception() is None:
+            await threads.run(opening.result().close)

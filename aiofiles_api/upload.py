@@ -11,16 +11,29 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import time
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import get_args
 
-from aiofiles_api.errors import IntegrityError, SourceChangedError
+from aiofiles_api.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    IntegrityError,
+    InvalidArgumentError,
+    SourceChangedError,
+    SourceNotReplayableError,
+    UploadUncertainError,
+)
 from aiofiles_api.models import ExpiresAfter, FileObject
 from aiofiles_api.multipart import Envelope, seal
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import read_file, upload_fields, upload_request
-from aiofiles_api.session import SessionManager
-from aiofiles_api.sources import Buffer, Reader, UploadSource, as_source
+from aiofiles_api.reconcile import Claims, Kind, OnUncertain, Uncertain, find_stored
+from aiofiles_api.session import Retries, SessionManager
+from aiofiles_api.sources import Buffer, Reader, Source, UploadSource, as_source, spooled
 
 __all__ = ["upload"]
 
@@ -33,45 +46,167 @@ _PIECE = 256 * 1024
 
 async def upload(
     session: SessionManager,
+    claims: Claims,
     source: UploadSource,
     *,
     purpose: str,
     filename: str | None,
     content_type: str | None,
     expires_after: ExpiresAfter | timedelta | int | None,
+    on_uncertain: OnUncertain,
+    spool: bool,
     progress: ProgressSink | None,
 ) -> FileObject:
     """Send a source and return the file as the server stored it."""
+    if on_uncertain not in get_args(OnUncertain):
+        msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(get_args(OnUncertain))}"
+        raise InvalidArgumentError(msg)
     expiry = None if expires_after is None else ExpiresAfter.of(expires_after)
     fields = upload_fields(purpose, expiry)
     opened = as_source(source, session.threads)
     name = opened.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
-    meter = Meter(progress)
-    bodies: list[_FormBody] = []
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(session.operation(f"uploading {name[:80]!r}"))
+        if spool:
+            opened = await stack.enter_async_context(spooled(opened, session.threads))
+        sending = _Sending(
+            session,
+            claims,
+            source=opened,
+            envelope=envelope,
+            purpose=purpose,
+            filename=name,
+            meter=Meter(progress),
+        )
+        return await sending.run(on_uncertain)
 
-    async def open_body() -> Reader:
-        reader = await opened.open()
-        body = _FormBody(envelope, reader, meter)
-        bodies.append(body)
+
+class _Sending:
+    """One upload, over any number of attempts."""
+
+    def __init__(
+        self,
+        session: SessionManager,
+        claims: Claims,
+        *,
+        source: Source,
+        envelope: Envelope,
+        purpose: str,
+        filename: str,
+        meter: Meter,
+    ) -> None:
+        self._session = session
+        self._claims = claims
+        self._source = source
+        self._envelope = envelope
+        self._purpose = purpose
+        self._filename = filename
+        self._meter = meter
+        self._request = upload_request(filename, envelope.content_type)
+        self._retries = Retries(session, self._request)
+        self._body: _FormBody | None = None
+        self._began = time.monotonic()
+        self._newest_before = claims.newest
+
+    async def run(self, on_uncertain: OnUncertain) -> FileObject:
+        """Send until there is a result, looking before each attempt that may be the second."""
+        while True:
+            self._body = None
+            try:
+                return await self._attempt()
+            except APIError as error:
+                kind = self._kind_if_uncertain(error)
+                if kind is not None and on_uncertain != "resend":
+                    found = await self._resolve(kind, error, on_uncertain)
+                    if found is not None:
+                        return found
+                await self._pause(error, is_uncertain=kind is not None)
+
+    async def _attempt(self) -> FileObject:
         try:
-            meter.begin(reader.length, attempt=len(bodies))
+            reply = await self._session.fetch(self._request, self._open_body)
+            file = read_file(self._request, reply)
+            # Claimed before anybody may look again.
+            self._claims.claim(file)
+            self._check_length(file)
+        finally:
+            if self._body is not None:
+                self._body.end_to_await()
+        self._meter.finish()
+        return file
+
+    def _check_length(self, file: FileObject) -> None:
+        sent = 0 if self._body is None else self._body.seen
+        if file.bytes != sent:
+            msg = (
+                f"{self._request.what}: {sent:,} bytes were sent, but the server stored"
+                f" {file.bytes:,} as {file.id}; delete it and upload again, or, where a gateway"
+                " converts files by intent, take this error's .file"
+            )
+            raise IntegrityError(msg, file=file)
+
+    async def _open_body(self) -> Reader:
+        reader = await self._source.open()
+        try:
+            if self._body is not None:
+                self._body.end_to_await()  # a redirect: what was sent there is not awaited
+            self._body = _FormBody(self._envelope, reader, self._meter, self._claims, self._purpose)
+            self._meter.begin(reader.length, attempt=self._retries.attempt)
         except BaseException:
             await reader.aclose()
             raise
-        return body
+        return self._body
 
-    request = upload_request(name, envelope.content_type)
-    file = await session.call(request, read_file, open_body=open_body)
-    sent = bodies[-1].sent
-    if file.bytes != sent:
-        msg = (
-            f"{request.what}: {sent:,} bytes were sent, but the server stored {file.bytes:,} as"
-            f" {file.id}; delete it and upload again"
+    def _kind_if_uncertain(self, error: APIError) -> Kind | None:
+        """Return what to look for, if all was sent and the reply does not say what became of it."""
+        is_refused = isinstance(error, APIStatusError) and error.status_code < 500  # noqa: PLR2004
+        is_final = is_refused or not error.retryable
+        if self._body is None or not self._body.is_complete or is_final:
+            return None
+        return self._body.kind
+
+    async def _resolve(
+        self, kind: Kind, error: APIError, on_uncertain: OnUncertain
+    ) -> FileObject | None:
+        purpose, length = kind
+        if on_uncertain == "raise":
+            raise self._uncertain() from error
+        uncertain = Uncertain(
+            request=self._request,
+            purpose=purpose,
+            filename=self._filename,
+            source=self._source,
+            length=length,
+            began=self._began,
+            newest_before=self._newest_before,
         )
-        raise IntegrityError(msg, file=file)
-    meter.finish()
-    return file
+        found = await find_stored(self._session, self._claims, uncertain, error)
+        if found is not None:
+            self._meter.finish()
+        return found
+
+    async def _pause(self, error: APIError, *, is_uncertain: bool) -> None:
+        try:
+            delay = self._retries.delay_after(error)
+        except APIConnectionError as last:
+            if is_uncertain:
+                raise self._uncertain() from last
+            raise
+        if self._source.is_spent:
+            msg = (
+                f"{error}. Another attempt is needed, but the source was consumed and cannot be"
+                " read again: upload from a path, from bytes or a seekable file, or pass spool=True"
+            )
+            raise SourceNotReplayableError(msg) from error
+        await self._retries.wait(delay, error)
+
+    def _uncertain(self) -> UploadUncertainError:
+        msg = (
+            f"{self._request.what}: all was sent and no reply came, so it may or may not be"
+            " stored; list the files before you send it again"
+        )
+        return UploadUncertainError(msg)
 
 
 class _FormBody:
@@ -79,16 +214,40 @@ class _FormBody:
 
     Attributes:
         length: The exact length, or `None` for a source of unknown length.
-        sent: Bytes of the source that were handed out.
+        seen: Bytes of the source that were read; all of them are sent before the last piece is.
+        is_complete: Whether the last piece was handed out, so that the server may store it.
     """
 
-    def __init__(self, envelope: Envelope, reader: Reader, meter: Meter) -> None:
+    def __init__(
+        self, envelope: Envelope, reader: Reader, meter: Meter, claims: Claims, purpose: str
+    ) -> None:
         self.length = envelope.length(reader.length)
-        self.sent = 0
+        self._sent = 0
+        self.seen = 0
         self._reader = reader
         self._expected = reader.length
         self._meter = meter
         self._pieces = self._cut(envelope)
+        self._claims = claims
+        self._purpose = purpose
+        self.is_complete = False
+        self._is_awaiting = False
+
+    @property
+    def kind(self) -> Kind:
+        """Purpose and length of what is sent."""
+        return self._purpose, self.seen
+
+    def end_to_await(self) -> None:
+        """Say that the reply has come, or will not come any more."""
+        if self._is_awaiting:
+            self._is_awaiting = False
+            self._claims.end_to_await(self.kind)
+
+    async def _complete(self) -> None:
+        """Wait for those who look for files of this kind, before the last piece is sent."""
+        await self._claims.begin_to_await(self.kind)
+        self._is_awaiting = self.is_complete = True
 
     async def read(self) -> Buffer:
         return await anext(self._pieces, b"")
@@ -105,6 +264,7 @@ class _FormBody:
         following = await self._reader.read() if held else held
         self._check(held, following)
         if not following and len(envelope.prefix) + len(held) <= _SINGLE:
+            await self._complete()
             yield b"".join((envelope.prefix, held, envelope.suffix))
             self._count(held)
             return
@@ -117,11 +277,12 @@ class _FormBody:
                 self._count(piece)
             held, following = following, await self._reader.read() if following else following
             self._check(held, following)
+        await self._complete()
         yield envelope.suffix
 
     def _check(self, held: Buffer, following: Buffer) -> None:
         """Break off before the last chunk is sent if it does not end where it was to end."""
-        seen = self.sent + len(held) + len(following)
+        self.seen = seen = self._sent + len(held) + len(following)
         if (
             self._expected is None
             or seen == self._expected
@@ -136,7 +297,7 @@ class _FormBody:
         raise SourceChangedError(msg)
 
     def _count(self, piece: Buffer) -> None:
-        self.sent += len(piece)
+        self._sent += len(piece)
         self._meter.advance(len(piece))
 
 

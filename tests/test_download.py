@@ -156,9 +156,11 @@ async def test_a_reply_without_any_length_is_held_against_the_metadata(tmp_path:
     async with raw_server(until_close, describe(10)) as raw, client_of(raw) as files:
         await files.download("file-1", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == SMALL
-    async with raw_server(until_close, describe(11)) as raw, client_of(raw) as files:
+    twice = [until_close, describe(11)] * 2
+    async with raw_server(*twice) as raw, client_of(raw) as files:
         with pytest.raises(IntegrityError):
             await files.download("file-1", tmp_path / "other")
+        assert len(raw.requests) == 4  # once more from the beginning
         assert os.listdir(tmp_path) == ["copy"]
 
 
@@ -272,19 +274,31 @@ async def test_another_length_than_the_files_own_is_an_integrity_error(
     assert os.listdir(tmp_path) == []
 
 
-async def test_content_that_shrinks_between_attempts_is_an_integrity_error(tmp_path: Path) -> None:
-    cut = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+async def test_totals_that_disagree_are_asked_for_once_more_from_the_beginning(
+    tmp_path: Path,
+) -> None:
+    cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
+    fewer = reply(CONTENT[:1_000])
     async with (
-        raw_server(reply(SMALL, length=20, close=True), cut) as raw,
+        raw_server(cut, fewer, reply(CONTENT)) as raw,
         client_of(raw, retry=QUICK_RETRIES) as files,
     ):
-        with pytest.raises(IntegrityError):
-            await files.download("file-1", tmp_path / "copy")
+        result = await files.download("file-1", tmp_path / "copy")
+        assert result.attempts == len(raw.requests) == 3
+        assert "range" not in raw.requests[2].headers
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_content_that_shrinks_is_an_integrity_error_at_last(tmp_path: Path) -> None:
+    cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
     fewer = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT[:4])
-    cut_late = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
-    async with raw_server(cut_late, fewer) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+    async with (
+        raw_server(cut, fewer, cut, fewer) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
         with pytest.raises(IntegrityError, match="less than before"):
             await files.download("file-1", tmp_path / "copy")
+    assert os.listdir(tmp_path) == []
 
 
 async def test_encoded_content_is_refused_rather_than_stored(tmp_path: Path) -> None:
@@ -446,6 +460,13 @@ async def test_a_start_beyond_the_end_is_an_invalid_argument(*, ranges: bool) ->
         with pytest.raises(InvalidArgumentError, match="beyond"):
             async with files.stream(file.id, start=11):
                 pytest.fail("there is nothing to stream")
+
+
+async def test_the_media_type_is_never_that_of_an_error(files: FilesClient) -> None:
+    file = await files.upload(SMALL, purpose="batch")
+    async with files.stream(file, start=len(SMALL)) as content:
+        assert (content.length, content.content_type) == (0, None)
+        assert [chunk async for chunk in content] == []
 
 
 async def test_a_cut_stream_is_resumed_unseen() -> None:

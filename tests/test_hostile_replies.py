@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import logging
+import time
 import traceback
 
 import pytest
@@ -39,6 +40,7 @@ from aiofiles_api import (
     QuotaExceededError,
     RateLimitError,
     RequestTooLargeError,
+    RetryPolicy,
     Timeouts,
     UnprocessableEntityError,
 )
@@ -302,7 +304,7 @@ async def test_attempts_are_bounded_and_their_number_is_told() -> None:
         with pytest.raises(InternalServerError) as caught:
             await files.retrieve("file-1")
         assert len(raw.requests) == 4
-    assert caught.value.__notes__ == ["This was attempt 4."]
+    assert caught.value.__notes__ == ["This was attempt 4, the last that the RetryPolicy allows."]
 
 
 # --- redirects -----------------------------------------------------------------------------------
@@ -458,3 +460,73 @@ async def test_the_key_that_was_sent_is_in_no_local_variable_as_it_is_shown() ->
             await files.upload(b"x", purpose="batch")
     assert "Authorization" in locals_of(caught.value)
     assert KEY not in locals_of(caught.value)
+
+
+async def test_one_refusal_with_a_time_to_wait_holds_back_the_whole_client() -> None:
+    refusal = reply("", status="429 Slow Down", headers={"retry-after-ms": "300"})
+    async with (
+        raw_server(refusal, reply(FILE)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        first = asyncio.create_task(files.retrieve("file-1"))
+        while not raw.requests:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(files.retrieve("file-1")) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        assert len(raw.requests) == 1
+        await asyncio.gather(first, *others)
+        assert len(raw.requests) == 12
+
+
+async def test_a_wait_that_is_too_long_fails_at_once_and_says_so() -> None:
+    refusal = reply("", status="429 Slow Down", headers={"Retry-After": "1000"})
+    async with raw_server(refusal) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        with pytest.raises(RateLimitError) as caught:
+            await files.retrieve("file-1")
+        assert len(raw.requests) == 1
+    assert "max_retry_after" in caught.value.__notes__[0]
+
+
+async def test_the_deadline_bounds_the_whole_operation_wherever_it_is() -> None:
+    policy = RetryPolicy(deadline=0.2)
+    busy = reply("", status="503 No", headers={"Retry-After": "0"})
+    for script in (silence, busy):
+        async with (
+            nothing_leaks(),
+            raw_server(script) as raw,
+            client_of(raw, retry=policy) as files,
+        ):
+            for call in (
+                lambda: files.retrieve("file-1"),
+                lambda: files.read("file-1"),
+                lambda: files.upload(b"x", purpose="batch"),
+            ):
+                began = time.monotonic()
+                with pytest.raises(FilesError):
+                    await call()
+                assert time.monotonic() - began < 2
+            with pytest.raises(FilesError):
+                async with files.stream("file-1"):
+                    pytest.fail("nothing comes")
+
+
+async def test_somebody_elses_timeout_inside_an_operation_is_not_taken_for_the_deadline() -> None:
+    async def key() -> str:
+        raise TimeoutError("the vault is slow")
+
+    async with raw_server(reply(FILE)) as raw, client_of(raw, api_key=key) as files:
+        with pytest.raises(TimeoutError, match="vault"):
+            await files.retrieve("file-1")
+
+
+async def test_each_retry_is_one_line_in_the_log_with_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "aiofiles_api")
+    busy = reply("", status="503 No", headers={"x-request-id": "req-9"})
+    async with raw_server(busy, reply(FILE)) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        await files.retrieve("file-1")
+    [line] = [record.getMessage() for record in caplog.records if record.name == "aiofiles_api"]
+    for part in ("retrieving file-1", "attempt 1", "503", "req-9", "in 0.0 s"):
+        assert part in line

@@ -59,9 +59,7 @@ ROOMS: dict[str, list[str]] = {
 
 LIBRARIES: dict[str, set[str]] = {
     "protocol": {"attrs", "orjson"},
-    # The client has aiohttp's types in its signature; the session alone has its behaviour.
     "session": {"aiohttp", "attrs", "anyio"},
-    "client": {"aiohttp"},
     "emulator": {"aiohttp", "attrs", "anyio"},
     "cli": {"anyio", "attrs", "cyclopts", "rich", "uvloop"},
     "fastapi": {"attrs", "anyio", "fastapi", "starlette"},

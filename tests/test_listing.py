@@ -179,6 +179,14 @@ async def test_a_server_that_ignores_the_cursor_is_an_error_not_an_endless_loop(
         assert seen == 10  # the page that was right
 
 
+async def test_a_beginning_that_the_server_ignores_is_an_error() -> None:
+    for has_more in (True, None):
+        script = pages(30, ignores_after=True, has_more=has_more)
+        async with raw_server(script) as raw, client_of(raw) as files:
+            with pytest.raises(APIResponseError, match="repeats what came before 'file-5'"):
+                [f async for f in files.list(after="file-5")]
+
+
 async def test_a_longer_circle_is_seen_too() -> None:
     async def circle(request: RawRequest, writer: asyncio.StreamWriter) -> None:
         after = parse_qs(urlsplit(request.line.split()[1]).query).get("after", ["file-0"])[0]

@@ -71,6 +71,17 @@ async def async_pieces() -> AsyncIterator[bytes]:
         yield piece
 
 
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield b"x" * 1024
+        await asyncio.sleep(0.01)
+
+
+async def cut_early(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+    await request.reader.readexactly(50)
+    writer.close()
+
+
 class OnlyReads:
     """A file-like object that knows nothing but `read`, as a response of urllib."""
 
@@ -350,11 +361,6 @@ async def test_progress_begins_at_zero_ends_at_the_total_and_is_not_called_too_o
 
 
 async def test_what_a_progress_sink_raises_ends_the_upload() -> None:
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"x" * 1024
-            await asyncio.sleep(0.01)
-
     def refuse(progress: Progress) -> None:
         if progress.done:
             raise LookupError
@@ -385,11 +391,6 @@ async def test_an_early_refusal_is_told_without_sending_the_rest() -> None:
         )
         await writer.drain()
         await asyncio.sleep(3600)
-
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"x" * 1024
-            await asyncio.sleep(0.01)
 
     async with nothing_leaks(), raw_server(refuse) as raw, client_of(raw) as files:
         with pytest.raises(RequestTooLargeError, match="too large"):
@@ -453,25 +454,22 @@ async def test_a_failed_attempt_is_made_again_from_the_beginning(tmp_path: Path)
         raw_server(unavailable, hang_up, store) as raw,
         client_of(raw, retry=QUICK_RETRIES) as files,
     ):
-        await files.upload(path, purpose="batch", progress=attempts.append)
+        await files.upload(path, purpose="batch", progress=attempts.append, on_uncertain="resend")
     assert CONTENT[:200_000] in bodies[0]
     assert attempts[-1] == Progress(200_000, 200_000, 3)
 
 
 async def test_a_consumed_iterable_is_not_sent_again() -> None:
-    async def cut(request: RawRequest, writer: asyncio.StreamWriter) -> None:
-        await request.reader.readexactly(50)
-        writer.close()
-
-    async with raw_server(cut) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
-        with pytest.raises(SourceNotReplayableError, match="cannot be read again"):
-            await files.upload(async_pieces(), purpose="batch")
+    async with raw_server(cut_early) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        with pytest.raises(SourceNotReplayableError, match=r"lost.*spool=True") as caught:
+            await files.upload(endless(), purpose="batch")
+    assert isinstance(caught.value.__cause__, APIConnectionError)
 
 
-async def test_a_lost_connection_is_a_connection_error(tmp_path: Path) -> None:
-    async with nothing_leaks(), raw_server(hang_up) as raw, client_of(raw) as files:
+async def test_a_lost_connection_is_a_connection_error() -> None:
+    async with nothing_leaks(), raw_server(cut_early) as raw, client_of(raw) as files:
         with pytest.raises(APIConnectionError, match=r"uploading 'data\.jsonl'"):
-            await files.upload(make_path(tmp_path), purpose="batch")
+            await files.upload(endless(), purpose="batch", filename="data.jsonl")
 
 
 async def test_many_uploads_at_once_all_arrive(files: FilesClient) -> None:
