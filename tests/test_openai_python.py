@@ -47,7 +47,7 @@ async def test_it_creates_and_retrieves_a_file(client: openai.AsyncOpenAI) -> No
     assert created.object == "file"
     assert created.bytes == 10
     assert created.filename == "naïve 文件.txt"
-    assert created.purpose == "evals"
+    assert str(created.purpose) == "evals"  # which is missing from its own list of purposes
     assert created.status == "processed"
     assert created.expires_at is None
     assert await client.files.retrieve(created.id) == created

@@ -194,7 +194,7 @@ class FilesApi:
         ]
 
     async def list_files(self, request: web.Request) -> web.StreamResponse:
-        """GET /files."""
+        """List files; an `after` that names no file, nor one deleted of late, is refused (400)."""
         query = request.query
         after = query.get("after")
         try:
@@ -210,7 +210,7 @@ class FilesApi:
         return _json_response(page)
 
     async def create_file(self, request: web.Request) -> web.StreamResponse:
-        """POST /files."""
+        """Store an upload; all of its form is judged before anything of it can be seen."""
         try:
             parser = FormParser(boundary_of(request.headers.get("Content-Type", "")))
         except FormError as error:
@@ -230,7 +230,7 @@ class FilesApi:
         return _json_response(described.encode())
 
     async def retrieve_file(self, request: web.Request) -> web.StreamResponse:
-        """GET /files/{file_id}."""
+        """Describe a file."""
         file_id = request.match_info["file_id"]
         described = await self._threads.run(self._store.find, file_id)
         if described is None:
@@ -238,14 +238,14 @@ class FilesApi:
         return _json_response(described.encode())
 
     async def delete_file(self, request: web.Request) -> web.StreamResponse:
-        """DELETE /files/{file_id}."""
+        """Delete a file; downloads of it that are under way go on to their end."""
         file_id = request.match_info["file_id"]
         if not await self._threads.run(self._store.delete, file_id):
             raise _no_such_file(file_id)
         return web.json_response({"id": file_id, "object": "file", "deleted": True})
 
     async def download_file(self, request: web.Request) -> web.StreamResponse:
-        """GET /files/{file_id}/content."""
+        """Send a file's bytes, or a range of them."""
         reader = BlobReader(self._store, request.match_info["file_id"])
         try:
             if not await self._threads.run(reader.open):
@@ -258,7 +258,7 @@ class FilesApi:
     async def _receive(
         self, request: web.Request, parser: FormParser, form: Form, blob: BlobWriter
     ) -> None:
-        """Read the form to its end, writing the file in batches but for a small rest."""
+        """Read the form to its end, writing what is large of the file in batches meanwhile."""
         received = 0
         try:
             await _ask_for_body(request)

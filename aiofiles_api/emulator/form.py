@@ -121,14 +121,14 @@ class FormParser:
     def _step(self, data: bytes, start: int, events: list[FormEvent]) -> tuple[int, bool]:
         """Read one element; tell where the next one starts and whether that needs more data."""
         match self._state:
-            case _State.PREAMBLE | _State.BODY:
-                return self._read_content(data, start, events)
             case _State.DELIMITER:
                 return self._read_delimiter_line(data, start)
             case _State.HEAD:
                 return self._read_head(data, start, events)
             case _State.EPILOGUE:
                 return len(data), True
+            case _:
+                return self._read_content(data, start, events)
 
     def _read_content(self, data: bytes, start: int, events: list[FormEvent]) -> tuple[int, bool]:
         found = data.find(self._delimiter, start)

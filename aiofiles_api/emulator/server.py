@@ -76,14 +76,13 @@ class Emulator:
         async with AsyncExitStack() as starting:
             threads = Threads(_THREADS)
             starting.push_async_callback(threads.aclose)
-            data_dir = self._data_dir
+            data_dir, is_temporary = self._data_dir, self._data_dir is None
             if data_dir is None:
                 data_dir = await starting.enter_async_context(
                     threads.hold(_make_temporary_directory, shutil.rmtree)
                 )
-            store = await starting.enter_async_context(
-                threads.hold(partial(Store, data_dir, self._clock), Store.close)
-            )
+            make_store = partial(Store, data_dir, self._clock, is_temporary=is_temporary)
+            store = await starting.enter_async_context(threads.hold(make_store, Store.close))
             await starting.enter_async_context(_expiring(store, threads))
             api = FilesApi(store, threads, max_file_bytes=self._max_file_bytes, ranges=self._ranges)
             self._base_url = await starting.enter_async_context(self._serving(api))

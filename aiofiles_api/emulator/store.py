@@ -76,7 +76,9 @@ CREATE TRIGGER IF NOT EXISTS bury AFTER DELETE ON files BEGIN
 END;
 """
 
-_MANNERS: Final = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+# The first statement must be the first: else the second already waits for the disk.
+_LASTING: Final = "PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL;"
+_PASSING: Final = "PRAGMA synchronous = OFF; PRAGMA journal_mode = WAL;"
 
 _LAST_PLACE: Final = """
 SELECT max(place) FROM (
@@ -280,8 +282,10 @@ class BlobReader:
 class Store:
     """The files of one data directory, which is its own while it is open."""
 
-    def __init__(self, data_dir: Path, clock: Callable[[], float]) -> None:
-        """Open the directory, or begin it.
+    def __init__(
+        self, data_dir: Path, clock: Callable[[], float], *, is_temporary: bool = False
+    ) -> None:
+        """Open the directory, or begin it; a temporary one need not outlive a power cut.
 
         Raises:
             DataDirInUseError: Another store has it open.
@@ -296,7 +300,7 @@ class Store:
             self._writer = resources.enter_context(closing(_connect(data_dir)))
             self._reader = resources.enter_context(closing(_connect(data_dir)))
             for connection in (self._writer, self._reader):
-                connection.executescript(_MANNERS)
+                connection.executescript(_PASSING if is_temporary else _LASTING)
             self._writer.executescript(_SCHEMA)
             self._sweep()
             self._resources = resources.pop_all()
