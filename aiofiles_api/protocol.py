@@ -115,14 +115,14 @@ class Reply:
         headers: The headers; looking one up ignores case.
         body: The body, decompressed.
         received_at: Unix time in seconds, to read a `Retry-After` that is a date.
-        secret: The key, to be removed from all text that goes into an error.
+        secrets: The key and the like, to be removed from all text that goes into an error.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     received_at: float
-    secret: str | None = attrs.field(repr=False)
+    secrets: tuple[str, ...] = attrs.field(repr=False)
 
     @property
     def text(self) -> str:
@@ -131,9 +131,10 @@ class Reply:
 
     def scrub(self, text: str) -> str:
         """Return `text` without the key, in whatever case, and without control characters."""
-        # Shorter keys than this are no secret, and removing them would garble every word.
-        if self.secret is not None and len(self.secret) >= 6:  # noqa: PLR2004
-            text = re.sub(re.escape(self.secret), "***", text, flags=re.IGNORECASE)
+        for secret in self.secrets:
+            # Shorter ones than this are no secret, and removing them would garble every word.
+            if len(secret) >= 6:  # noqa: PLR2004
+                text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
         return _UNPRINTABLE.sub("\ufffd", text)
 
 

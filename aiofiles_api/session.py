@@ -90,6 +90,11 @@ OpenBody: TypeAlias = Callable[[], Awaitable[Reader]]
 class SessionManager:
     """The connections of one client, and the one way through which all requests go.
 
+    Attributes:
+        config: The settings.
+        threads: Where blocking work is done.
+        secrets: What must not show in an error: the key last used, the caller's own headers.
+
     Args:
         config: The settings.
         tls: How to check the server's certificate.
@@ -107,6 +112,7 @@ class SessionManager:
     ) -> None:
         self.config = config
         self.threads = Threads()
+        self.secrets: tuple[str, ...] = tuple(config.headers.values())
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
@@ -212,6 +218,7 @@ class SessionManager:
         given = {name.lower() for name in self.config.headers}
         if key is not None and "authorization" not in given:
             secret = key if isinstance(key, Secret) else checked_key(await key())
+            self.secrets = (secret, *self.config.headers.values())
             headers["Authorization"] = Secret(f"Bearer {secret}")
         return headers
 
@@ -489,29 +496,35 @@ class Exchange:
 
         Raises:
             APIResponseError: The body of a success is longer than any that the API sends.
+            APITimeoutError: It comes so slowly that it would never end.
         """
         is_error = not 200 <= self.status < 300  # noqa: PLR2004 - the class of a status
         body = bytearray()
+        bound = asyncio.timeout(self._session.config.timeouts.reply)
         try:
-            while chunk := await self.read_chunk():
-                body += chunk
-                if is_error and len(body) > _LARGEST_ERROR:
-                    break
-                if len(body) > _LARGEST_JSON:
-                    msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
-                    raise APIResponseError(msg, retryable=False)
-        except APIError:
+            async with bound:
+                await self._read_into(body, _LARGEST_ERROR if is_error else _LARGEST_JSON)
+        except (APIError, TimeoutError) as error:
             # An error's status says what is wrong, even where the text about it was cut.
-            if not is_error:
+            if not is_error and not bound.expired():
                 raise
-        key = self._session.config.api_key
+            if not is_error:
+                msg = f"{self._request.what}: the reply drips on for longer than Timeouts.reply"
+                raise APITimeoutError(msg) from error
+        if not is_error and len(body) > _LARGEST_JSON:
+            msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
+            raise APIResponseError(msg, retryable=False)
         return Reply(
             status=self.status,
             headers=self.headers,
             body=bytes(body),
             received_at=time.time(),
-            secret=key if isinstance(key, Secret) else None,
+            secrets=self._session.secrets,
         )
+
+    async def _read_into(self, body: bytearray, enough: int) -> None:
+        while len(body) <= enough and (chunk := await self.read_chunk()):
+            body += chunk
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""

@@ -454,6 +454,39 @@ async def test_the_key_is_in_nothing_that_is_shown(
     assert KEY not in caplog.text
 
 
+async def test_a_fetched_key_and_the_callers_own_headers_are_scrubbed_too() -> None:
+    async def fetch() -> str:
+        return "fetched-key"
+
+    echo = reply("fetched-key and azure-key are no JSON")
+    settings = {"api_key": fetch, "headers": {"api-key": "azure-key"}}
+    async with raw_server(echo) as raw, client_of(raw, **settings) as files:
+        with pytest.raises(FilesError, match=r"\*\*\* and \*\*\* are no JSON"):
+            await files.retrieve("file-1")
+
+
+async def test_a_reply_that_drips_is_ended_in_time() -> None:
+    def drip(status: str) -> Script:
+        async def follow(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 1000\r\n\r\n".encode())
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+        return follow
+
+    timeouts = Timeouts(reply=0.2, read=0.1)
+    async with nothing_leaks(), raw_server(drip("200 OK")) as raw:
+        async with client_of(raw, timeouts=timeouts) as files:
+            with pytest.raises(APITimeoutError, match="drips"):
+                await files.retrieve("file-1")
+    async with nothing_leaks(), raw_server(drip("404 No")) as raw:
+        async with client_of(raw, timeouts=timeouts) as files:
+            with pytest.raises(NotFoundError):
+                await files.retrieve("file-1")
+
+
 async def test_the_key_that_was_sent_is_in_no_local_variable_as_it_is_shown() -> None:
     async with raw_server(hang_up) as raw, client_of(raw, headers={"X-Key": KEY}) as files:
         with pytest.raises(FilesError) as caught:

@@ -111,7 +111,9 @@ def reply(
     secret: str | None = KEY,
 ) -> Reply:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Reply(status, CIMultiDict(headers or {}), encoded, NOW, secret)
+    return Reply(
+        status, CIMultiDict(headers or {}), encoded, NOW, () if secret is None else (secret,)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Measurements of this client beside its peers, on one machine, in one run."""
