@@ -382,16 +382,13 @@ def _standard_input() -> io.FileIO | AsyncGenerator[bytes, None]:
 
 
 async def _piped_chunks() -> AsyncGenerator[bytes, None]:
-    while True:
-        chunk = await anyio.to_thread.run_sync(_read_piped)
-        if chunk is None:
-            continue
-        if not chunk:
-            return
-        yield chunk
+    while (chunk := await anyio.to_thread.run_sync(_read_piped)) != b"":
+        if chunk is not None:
+            yield chunk
 
 
 def _read_piped() -> bytes | None:
+    """Return what came, nothing at the end, or `None` while nothing comes."""
     poller = select.poll()
     poller.register(_STDIN, select.POLLIN)
     return os.read(_STDIN, _CHUNK) if poller.poll(_PIPE_POLL) else None

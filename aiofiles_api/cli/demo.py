@@ -102,7 +102,7 @@ async def demo(
                 files = FilesClient(base_url=base_url, api_key=api_key)
             screen.say(f"{len(sizes)} files, {size(sum(sizes))} in all, to {server} and back")
             await stack.enter_async_context(files)
-            stack.enter_context(record.memory)
+            await stack.enter_async_context(record.memory)
             tour = Tour(files, directory, purpose, screen, record)
             stack.push_async_callback(tour.clean_up)
             differing = await tour.go(sizes)
@@ -290,8 +290,7 @@ async def _directory(needed: int) -> AsyncIterator[str]:
     Raises:
         FilesError: There is not so much space.
     """
-    parent = tempfile.gettempdir()
-    free = (await in_thread(partial(shutil.disk_usage, parent))).free
+    parent, free = await in_thread(_free_space)
     if free < needed + _SPARE:
         raise FilesError(
             f"the demo needs {size(needed + _SPARE)} of space, and {parent} has {size(free)};"
@@ -304,6 +303,11 @@ async def _directory(needed: int) -> AsyncIterator[str]:
         yield directory
     finally:
         await in_thread(partial(_remove, directory))
+
+
+def _free_space() -> tuple[str, int]:
+    directory = tempfile.gettempdir()
+    return directory, shutil.disk_usage(directory).free
 
 
 def _remove(directory: str) -> None:

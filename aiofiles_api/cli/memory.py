@@ -9,10 +9,13 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from aiofiles_api.cli.thread import in_thread
+
 __all__ = ["PeakMemory"]
 
 _STATM = "/proc/self/statm"
 _INTERVAL = 0.01
+"""Seconds."""
 
 
 class PeakMemory:
@@ -22,32 +25,31 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        self._start = self._peak = 0
+        self._start = self._latest = self._peak = 0
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._start = self._peak = _resident()
-        self._thread.start()
+    async def __aenter__(self) -> Self:
+        self._start = self._latest = self._peak = await in_thread(_resident)
+        threading.Thread(target=self._sample, name="peak-memory", daemon=True).start()
         return self
 
-    def __exit__(
+    async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._thread.join()
 
     def take(self) -> int:
         """Return the peak since the last call, in bytes above the start."""
-        peak, self._peak = max(self._peak, _resident()), 0
+        peak, self._peak = self._peak, self._latest
         return max(peak - self._start, 0)
 
     def _sample(self) -> None:
         while not self._stopped.wait(_INTERVAL):
-            self._peak = max(self._peak, _resident())
+            self._latest = _resident()
+            self._peak = max(self._peak, self._latest)
 
 
 def _resident() -> int:

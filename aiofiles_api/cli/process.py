@@ -20,7 +20,7 @@ from aiofiles_api import FilesError
 from aiofiles_api.cli.app import app
 from aiofiles_api.cli.screen import Screen
 
-__all__ = ["run"]
+__all__ = ["run", "until_signalled"]
 
 _FAILED = 1
 _MISUSED = 2
@@ -65,11 +65,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
     )
     outcome = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(outcome):
-        return asyncio.run(_until_signalled(outcome))
+        return asyncio.run(until_signalled(outcome))
     return 0  # it was --help or --version
 
 
-async def _until_signalled(command: Coroutine[object, object, int]) -> int:
+async def until_signalled(command: Coroutine[object, object, int]) -> int:
     """Let the signals that end a process cancel a command, so that it leaves nothing behind.
 
     Pressing Ctrl-C again changes nothing at first; after a while it kills.

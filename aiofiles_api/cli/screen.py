@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 import anyio
 
 from aiofiles_api import FileObject, ProgressSink
-from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable, size
+from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable
 
 if TYPE_CHECKING:
     from aiofiles_api.cli.terminal import Terminal
@@ -39,9 +39,11 @@ class Screen:
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
+        # Kept from now on, because rich puts others in their place while it draws.
+        self._out, self._err = sys.stdout, sys.stderr
         self._as_json = as_json
-        self._has_output = _is_terminal(sys.stdout)
-        self._has_errors = _is_terminal(sys.stderr)
+        self._has_output = _is_terminal(self._out)
+        self._has_errors = _is_terminal(self._err)
         self._is_pretty = self._has_output and not as_json
         self._turn = anyio.CapacityLimiter(1)
 
@@ -71,7 +73,7 @@ class Screen:
 
     async def content(self, chunk: bytes) -> None:
         """Write a piece of a file's content as it is."""
-        await self._in_thread(partial(_write_bytes, chunk))
+        await self._in_thread(partial(_write_bytes, self._out, chunk))
 
     def heading(self, line: str) -> None:
         """Print a line that begins something new."""
@@ -101,8 +103,7 @@ class Screen:
         if self._has_errors:
             self._canvas.print_complaint(NAME, line)
         else:
-            sys.stderr.write(f"{NAME}: {line}\n")
-            sys.stderr.flush()
+            _write(self._err, f"{NAME}: {line}\n")
 
     @contextmanager
     def told_if_interrupted(self, summary: Callable[[], str]) -> Iterator[None]:
@@ -144,8 +145,7 @@ class Screen:
     async def ask(self, lines: Iterable[str], question: str) -> bool:
         """Ask a question below some lines; only a yes is a yes."""
         listed = "".join(f"  {printable(line)}\n" for line in lines)
-        sys.stderr.write(f"{listed}{question} [y/N] ")
-        sys.stderr.flush()
+        _write(self._err, f"{listed}{question} [y/N] ")
         # Ctrl-C can end this wait, but not a thread that reads.
         await anyio.wait_readable(sys.stdin)
         answer = await anyio.to_thread.run_sync(sys.stdin.readline)
@@ -156,7 +156,7 @@ class Screen:
     @cached_property
     def _output(self) -> Terminal:
         """Standard output."""
-        return _terminal(sys.stdout)
+        return _terminal(self._out)
 
     @property
     def _can_draw(self) -> bool:
@@ -165,19 +165,19 @@ class Screen:
     @cached_property
     def _canvas(self) -> Terminal:
         """What to draw on: standard output if it is a terminal, else standard error."""
-        return self._output if self._has_output else _terminal(sys.stderr)
+        return self._output if self._has_output else _terminal(self._err)
 
     @contextmanager
-    def _told(self, done: str, name: str, total: int | None) -> Iterator[None]:
+    def _told(self, done: str, name: str, _total: int | None) -> Iterator[None]:
         yield
-        self.say(f"{done} {name}" if total is None else f"{done} {name}, {size(total)}")
+        self.say(f"{done} {name}")
 
     async def _lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)
         if self._has_output:
             self._output.print_plain(text)
         else:
-            await self._in_thread(partial(_write, text))
+            await self._in_thread(partial(_write, self._out, text))
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         # A reader that pauses, as a pager does, must not hold the event loop.
@@ -207,11 +207,11 @@ def _tabbed(fields: Iterable[str]) -> str:
     return "\t".join(printable(field) or "-" for field in fields)
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
 
 
-def _write_bytes(chunk: bytes) -> None:
-    sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+def _write_bytes(stream: TextIO, chunk: bytes) -> None:
+    stream.buffer.write(chunk)
+    stream.buffer.flush()

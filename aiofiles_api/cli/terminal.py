@@ -26,10 +26,11 @@ __all__ = ["Bars", "Terminal"]
 _WIDEST = 110
 """Columns after which a line with a bar in it is easier to read if it does not grow."""
 
-_WIDE = 100
-"""Columns from which there is room for the time beside the date."""
-
-_NARROWEST_NAME = 12
+_GAP = 2
+_SIZE = 9
+_TIME = len("2026-12-31 23:59")
+_LONGEST_PURPOSE = 18
+_NARROWEST_NAME = 16
 
 
 class Terminal:
@@ -71,29 +72,25 @@ class Terminal:
 
     def print_files(self, files: Sequence[FileObject], *, with_header: bool) -> None:
         """Print a row for each file; the first page decides how wide the columns are."""
+        if self._widths is None:
+            self._widths = _Widths.fitting(files, self.console.width)
         widths = self._widths
-        if widths is None:
-            widths = self._widths = _Widths.fitting(files, self.console.width)
         table = Table(
             Column("ID", width=widths.identifier, overflow="fold", style="cyan"),
             Column("Filename", width=widths.filename, no_wrap=True, overflow="ellipsis"),
-            Column("Size", width=9, justify="right", no_wrap=True),
-            Column("Purpose", width=widths.purpose, no_wrap=True, overflow="ellipsis"),
-            Column("Created, UTC", width=widths.created, no_wrap=True, style="dim"),
+            Column("Size", width=_SIZE, justify="right", no_wrap=True),
             box=None,
-            padding=(0, 2, 0, 0),
+            padding=(0, _GAP, 0, 0),
             pad_edge=False,
             show_header=with_header,
             header_style="bold",
         )
+        if widths.purpose:
+            table.add_column("Purpose", width=widths.purpose, no_wrap=True, overflow="ellipsis")
+        if widths.created:
+            table.add_column("Created, UTC", width=widths.created, no_wrap=True, style="dim")
         for file in files:
-            table.add_row(
-                Text(printable(file.id)),
-                Text(printable(file.filename)),
-                size(file.bytes),
-                Text(printable(file.purpose)),
-                _short_moment(file.created_at)[: widths.created],
-            )
+            table.add_row(*_cells(file)[: len(table.columns)])
         self.console.print(table)
 
     def print_details(self, files: Iterable[FileObject]) -> None:
@@ -195,13 +192,16 @@ class Bars:
     @contextmanager
     def track(self, name: str, total: int | None) -> Iterator[ProgressSink]:
         """Draw a bar for a file while the context is open, fed by the sink that it gives."""
-        bar = self.drawing.add_task(printable(name), total=total, is_part=self._keep)
+        bar = self.drawing.add_task(printable(name), total=total, is_part=self._keep, attempt=1)
+        attempt = 1
 
         def show(progress: Transferred) -> None:
+            nonlocal attempt
+            if progress.attempt != attempt:
+                attempt = progress.attempt
+                self.drawing.reset(bar, attempt=attempt)
+            self.drawing.update(bar, completed=progress.done, total=progress.total)
             self._move(bar, progress.done)
-            self.drawing.update(
-                bar, completed=progress.done, total=progress.total, attempt=progress.attempt
-            )
 
         try:
             yield show
@@ -241,6 +241,8 @@ def _progress(console: Console) -> Progress:
         _Clock(),
         console=console,
         refresh_per_second=12,
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 
@@ -276,9 +278,9 @@ class _Clock(ProgressColumn):
     """The time that is left, and in the end the time that it took; a later attempt is told."""
 
     def render(self, task: Task) -> Text:
-        attempt = task.fields.get("attempt", 1)
         if task.finished_time is not None:
             return Text(f"{span(task.finished_time):>7}")
+        attempt = task.fields.get("attempt", 1)
         if attempt > 1:
             return Text(f"attempt {attempt}", style="yellow")
         left = task.time_remaining
@@ -287,7 +289,7 @@ class _Clock(ProgressColumn):
 
 @attrs.frozen
 class _Widths:
-    """Of the columns that depend on what is in them, and on the terminal."""
+    """Of the columns that depend on what is in them, and on the terminal; 0 leaves one out."""
 
     identifier: int
     filename: int
@@ -296,12 +298,29 @@ class _Widths:
 
     @classmethod
     def fitting(cls, files: Sequence[FileObject], width: int) -> _Widths:
-        """Leave to the filename what the others do not need."""
-        identifier = max((len(file.id) for file in files), default=2)
-        purpose = min(max((len(file.purpose) for file in files), default=0), 18)
-        created = 16 if width >= _WIDE else 10
-        left = width - identifier - purpose - created - 9 - 4 * 2
-        return cls(min(identifier, 40), max(left, _NARROWEST_NAME), max(purpose, 7), created)
+        """Leave to the filename what the others do not need, and others out if that is too little.
+
+        An id is never cut, because it is there to be copied.
+        """
+        identifier = max((len(printable(file.id)) for file in files), default=2)
+        longest = max((len(printable(file.purpose)) for file in files), default=0)
+        purpose = min(max(longest, len("Purpose")), _LONGEST_PURPOSE)
+        left = width - identifier - _SIZE - 2 * _GAP
+        for others in ((purpose, _TIME), (purpose, 0), (0, 0)):
+            filename = left - sum(it + _GAP for it in others if it)
+            if filename >= _NARROWEST_NAME:
+                return cls(identifier, filename, *others)
+        return cls(identifier, _NARROWEST_NAME, 0, 0)
+
+
+def _cells(file: FileObject) -> tuple[Text, ...]:
+    return (
+        Text(printable(file.id)),
+        Text(printable(file.filename)),
+        Text(size(file.bytes)),
+        Text(printable(file.purpose)),
+        Text(_short_moment(file.created_at)[:_TIME]),
+    )
 
 
 def _short_moment(seconds: int) -> str:

@@ -1,0 +1,888 @@
+"""The command line: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from command_line import (
+    COMMAND,
+    CommandLine,
+    Ran,
+    Screen,
+    Server,
+    emulated,
+    ended,
+    in_terminal,
+    scripted,
+    started,
+    until,
+)
+from conftest import KEY, RawRequest, raw_server, reply, silence
+
+from aiofiles_api import AuthenticationError, FileObject, FilesClient, __version__
+from aiofiles_api.__main__ import main
+from aiofiles_api.cli import app, process, run
+from aiofiles_api.cli.commands import with_distinct_names
+from aiofiles_api.cli.text import moment, one_line, printable, size, span
+from aiofiles_api.emulator import Emulator
+
+HOSTILE = "a\x1b[31m\tb\n[bold red]c\u202e.txt"
+SHOWN = r"a\x1b[31m\tb\n[bold red]c\u202e.txt"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Run an emulator, and have the environment point at it."""
+    with emulated() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield server
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+# --- upload --------------------------------------------------------------------------------------
+
+
+def test_upload_prints_the_id_and_name_of_each_file(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / f"{name}.jsonl", name.encode()) for name in "abc"]
+    ran = command("upload", *paths, "--purpose", "batch")
+    assert (ran.status, ran.err) == (0, "")
+    assert sorted(ran.lines) == sorted([file.id, file.filename] for file in server.files())
+    assert [server.read(file.id) for file in server.files()] == [b"a", b"b", b"c"]
+
+
+def test_upload_prints_one_json_object_for_each_file(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "ä.jsonl", b"{}")
+    ran = command("upload", path, "--purpose", "batch", "--json")
+    (file,) = server.files()
+    shown = json.loads(ran.out)
+    assert ran.out.count("\n") == 1
+    assert ran.out.isascii()
+    assert shown["path"] == path
+    assert (shown["id"], shown["bytes"], shown["filename"]) == (file.id, 2, "ä.jsonl")
+
+
+def test_upload_names_each_failure_and_goes_on(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    good = write(tmp_path / "good", b"1")
+    missing = str(tmp_path / "missing")
+    ran = command("upload", missing, good, str(tmp_path), "--purpose", "batch", "--concurrency=1")
+    assert ran.status == 1
+    assert [file.filename for file in server.files()] == ["good"]
+    first, second = ran.err.splitlines()
+    assert first.startswith(f"aiofiles-api: the file '{missing}' cannot be read")
+    assert second.startswith(f"aiofiles-api: the file '{tmp_path}' is a directory")
+
+
+def test_a_failure_that_does_not_name_the_path_gets_it_in_front(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a", b"1")
+    ran = command("upload", path, "--purpose", "no-such-purpose")
+    assert ran.status == 1
+    assert ran.err.startswith(f"aiofiles-api: {path}: uploading 'a': 400")
+
+
+def test_upload_takes_a_name_for_a_single_file(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a", b"1")
+    assert command("upload", path, "-p", "batch", "--filename", "b.jsonl").status == 0
+    assert [file.filename for file in server.files()] == ["b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "seconds"), [("3600", 3600), ("90m", 5400), ("12h", 43_200), ("30d", 2_592_000)]
+)
+def test_upload_takes_an_expiry_in_seconds_or_with_a_unit(
+    server: Server, command: CommandLine, tmp_path: Path, lifetime: str, seconds: int
+) -> None:
+    path = write(tmp_path / "a", b"1")
+    assert command("upload", path, "-p", "batch", "--expires-after", lifetime).status == 0
+    (file,) = server.files()
+    assert file.expires_at is not None
+    assert file.expires_at - file.created_at == seconds
+
+
+def test_upload_reads_a_pipe_on_standard_input(server: Server) -> None:
+    content = os.urandom(300_000)
+    with subprocess.Popen(
+        [*COMMAND, "upload", "-", "--purpose", "batch", "--filename", "piped"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(content[:7])
+        process.stdin.flush()
+        process.stdin.write(content[7:])
+        process.stdin.close()
+        process.wait()
+    assert process.returncode == 0
+    (file,) = server.files()
+    assert file.filename == "piped"
+    assert server.read(file.id) == content
+
+
+def test_upload_reads_a_file_on_standard_input_from_where_it_stands(
+    server: Server, tmp_path: Path
+) -> None:
+    with open(write(tmp_path / "a", b"012345"), "rb", buffering=0) as file:
+        file.seek(2)
+        subprocess.run([*COMMAND, "upload", "-", "-p=batch", "--json"], stdin=file, check=True)
+    (stored,) = server.files()
+    assert stored.filename == "stdin"
+    assert server.read(stored.id) == b"2345"
+
+
+def test_upload_draws_bars_on_a_terminal(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / name, bytes(2_000_000)) for name in ("one", "[bold]two\x1b[0m")]
+    ran = command.on_terminal("upload", *paths, str(tmp_path / "none"), "--purpose", "user_data")
+    assert ran.status == 1
+    for file in server.files():
+        assert f"✓ {file.id}  {printable(file.filename)}  2.0 MB" in ran.out
+    assert "2 of 3 files uploaded, 1 failed" in ran.out
+    assert "━" in ran.out
+    assert r"[bold]two\x1b[0m" in ran.out
+    assert "aiofiles-api: the file" in ran.out
+
+
+def test_bars_go_to_standard_error_where_that_alone_is_a_terminal(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "one", bytes(1_000_000))
+    ran = command.on_terminal("upload", path, "-p", "user_data", out=False)
+    assert ran.lines == [[file.id, "one"] for file in server.files()]
+    assert "━" in ran.err
+    assert "✓" not in ran.err
+
+
+def test_a_bar_tells_that_it_is_a_later_attempt(command: CommandLine, tmp_path: Path) -> None:
+    file = {"id": "x", "bytes": 1, "created_at": 1, "filename": "a", "purpose": "batch"}
+
+    async def late(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        await reply(json.dumps(file))(request, writer)
+
+    path = write(tmp_path / "a", b"1")
+    with scripted(reply(status="429 Slow", headers={"Retry-After": "0"}), late) as base_url:
+        options = ("--purpose=batch", "--base-url", base_url, "--api-key", KEY)
+        ran = command.on_terminal("upload", path, *options)
+    assert ran.status == 0
+    assert "attempt 2" in ran.out
+
+
+# --- list ----------------------------------------------------------------------------------------
+
+
+def test_list_prints_fields_between_tabs(server: Server, command: CommandLine) -> None:
+    first = server.put(b"1", "one file.txt")
+    second = server.put(b"22", HOSTILE, "batch")
+    ran = command("list")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines == [
+        [second.id, "2", moment(second.created_at), "batch", SHOWN],
+        [first.id, "1", moment(first.created_at), "user_data", "one file.txt"],
+    ]
+
+
+def test_list_prints_one_json_object_for_each_file(server: Server, command: CommandLine) -> None:
+    files = [server.put(b"1", name) for name in ("a", HOSTILE)]
+    shown = [json.loads(line) for line in command("list", "--json").out.splitlines()]
+    assert [one["id"] for one in shown] == [file.id for file in reversed(files)]
+    assert shown[0]["filename"] == HOSTILE
+
+
+def test_list_takes_what_the_client_takes(server: Server, command: CommandLine) -> None:
+    files = [server.put(b"1", str(number), "batch") for number in range(5)]
+    server.put(b"1", "other")
+    options = ("--purpose=batch", "--order=asc", "--page-size=2", f"--after={files[0].id}")
+    ran = command("list", *options, "--max-items=3")
+    assert [line[0] for line in ran.lines] == [file.id for file in files[1:4]]
+
+
+def test_list_draws_a_table_on_a_terminal(server: Server, command: CommandLine) -> None:
+    files = [server.put(b"1", f"{number}{HOSTILE}") for number in range(3)]
+    long = server.put(b"1", "x" * 200)
+    ran = command.on_terminal("list", "--page-size", "2")
+    header, *rows, total = ran.out.strip().splitlines()[-6:]
+    assert header.split() == ["ID", "Filename", "Size", "Purpose", "Created,", "UTC"]
+    assert [row.split()[0] for row in rows] == [it.id for it in (long, *reversed(files))]
+    assert "…" in rows[0]
+    assert rf"2{SHOWN} " in rows[1]
+    assert total == "4 files, 4 B"
+
+
+@pytest.mark.parametrize(("columns", "headers"), [(100, 5), (90, 4), (70, 3), (60, 3)])
+def test_a_narrow_terminal_gets_fewer_columns(
+    server: Server, command: CommandLine, columns: int, headers: int
+) -> None:
+    server.put(b"1", "a" * 200)
+    header, *_ = command.on_terminal("list", columns=columns).out.rpartition("ID")[2].splitlines()
+    names = ["Filename", "Size", "Purpose", "Created, UTC"]
+    assert [name for name in names if name in header] == names[: headers - 1]
+
+
+def test_ids_are_never_cut(server: Server, command: CommandLine) -> None:
+    file = server.put(b"1", "a" * 200)
+    for columns in (70, 80, 100, 200):
+        assert f"{file.id} " in command.on_terminal("list", columns=columns).out
+
+
+def test_an_empty_listing_is_nothing_to_a_pipe_and_told_to_a_person(
+    server: Server, command: CommandLine
+) -> None:
+    assert command("list").out == ""
+    assert command.on_terminal("list").out.strip().endswith("no files")
+
+
+def test_json_on_a_terminal_is_json(server: Server, command: CommandLine) -> None:
+    file = server.put(b"1", "[red]" + "x" * 200)
+    ran = command.on_terminal("list", "--json")
+    assert json.loads(ran.out.strip().splitlines()[-1])["id"] == file.id
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+def test_info_prints_a_line_for_each_file_in_the_given_order(
+    server: Server, command: CommandLine
+) -> None:
+    files = [server.put(b"1", name) for name in "abc"]
+    ran = command("info", files[1].id, "file-none", files[0].id)
+    assert ran.status == 1
+    assert [line[4] for line in ran.lines] == ["b", "a"]
+    assert ran.err.startswith("aiofiles-api: retrieving file-none: 404")
+    assert ran.err.count("\n") == 1
+
+
+def test_info_prints_json(server: Server, command: CommandLine) -> None:
+    file = server.put(b"1", "a")
+    assert json.loads(command("info", file.id, "--json").out)["id"] == file.id
+
+
+def test_info_shows_all_fields_on_a_terminal(server: Server, command: CommandLine) -> None:
+    first = server.put(b"1" * 2000, HOSTILE, "batch")
+    second = server.put(b"1", "b")
+    ran = command.on_terminal("info", first.id, second.id)
+    assert SHOWN in ran.out
+    assert "size     2.0 kB (2,000 bytes)" in ran.out
+    assert "status   processed" in ran.out
+    assert ran.out.count("expires") == 1
+
+
+def test_info_shows_fields_that_it_does_not_know(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"id": "x", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "batch"}
+    script = reply(json.dumps({**known, "etag": "\x1b[0m"}))
+    with scripted(script) as base_url:
+        ran = command.on_terminal("info", "x", "--base-url", base_url, "--api-key", KEY)
+    assert ran.status == 0
+    assert r"etag     \x1b[0m" in ran.out
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def test_download_puts_files_into_the_current_directory(
+    server: Server, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = server.put(b"content", "../../a.txt")
+    ran = command("download", file.id)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines == [[file.id, "a.txt"]]
+    assert Path("a.txt").read_bytes() == b"content"
+
+
+def test_download_makes_a_directory_that_ends_with_a_slash(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    files = [server.put(name.encode(), name) for name in "ab"]
+    ran = command("download", *(file.id for file in files), "-o", f"{tmp_path}/new/", "--json")
+    assert {json.loads(line)["file_id"] for line in ran.out.splitlines()} == {
+        file.id for file in files
+    }
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"a", "b"}
+
+
+def test_files_of_the_same_name_do_not_replace_one_another(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    files = [server.put(str(number).encode(), "a.txt") for number in range(3)]
+    ran = command("download", *(file.id for file in files), files[0].id, "-o", str(tmp_path))
+    assert ran.status == 0
+    names = ["a.txt", *(f"a-{file.id}.txt" for file in files[1:])]
+    assert [(tmp_path / name).read_text() for name in names] == ["0", "1", "2"]
+
+
+def test_names_count_as_the_same_where_a_file_system_may_think_so() -> None:
+    names = ["a.txt", "A.TXT", "x/a.txt", "x\\a_txt", "b.txt", "", "...", "a" * 300, "a" * 301]
+    files = [FileObject(f"f{n}", 1, 1, name, "batch") for n, name in enumerate(names)]
+    distinct = [file.filename for file in with_distinct_names(files)]
+    assert distinct[:3] == ["a.txt", "A-f1.TXT", "x/a-f2.txt"]
+    assert distinct[4:7] == ["b.txt", "", "...-f6"]
+    assert distinct[8] == "a" * 301 + "-f8"
+
+
+def test_download_takes_a_path_for_a_single_file(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"content", "a.txt")
+    path = tmp_path / "b.txt"
+    digest = hashlib.sha256(b"content").hexdigest()
+    ran = command.on_terminal("download", file.id, "-o", str(path), "--sha256", digest)
+    assert ran.status == 0
+    assert path.read_bytes() == b"content"
+    assert f"✓ {file.id}  {path}  7 B" in ran.out
+
+
+def test_download_replaces_a_file_unless_told_not_to(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"new", "a")
+    path = Path(write(tmp_path / "a", b"old"))
+    ran = command("download", file.id, "-o", str(tmp_path), "--no-overwrite")
+    assert ran.status == 1
+    assert "exists" in ran.err
+    assert path.read_bytes() == b"old"
+    assert command("download", file.id, "-o", str(tmp_path)).status == 0
+    assert path.read_bytes() == b"new"
+
+
+def test_download_refuses_content_of_another_digest(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"content", "a")
+    ran = command("download", file.id, "-o", str(tmp_path), "--sha256", "0" * 64)
+    assert ran.status == 1
+    assert ran.err.startswith(f"aiofiles-api: {file.id}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("expected", [None, "right", "wrong"])
+def test_download_writes_to_standard_output(
+    server: Server, command: CommandLine, expected: str | None
+) -> None:
+    content = os.urandom(1_500_000)
+    file = server.put(content, "a")
+    digest = hashlib.sha256(content).hexdigest()
+    digests = {"right": digest.upper(), "wrong": "0" * 64}
+    options = () if expected is None else ("--sha256", digests[expected])
+    shown, complaint = command.to_bytes("download", file.id, "-o", "-", *options)
+    assert shown == content
+    told = f"{file.id}: the content's sha256 is {digest}, not {'0' * 64}"
+    assert (told in complaint) == (expected == "wrong")
+
+
+def test_content_on_standard_output_leaves_standard_error_for_the_bar(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = server.put(b"content", "a")
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    monkeypatch.setattr(sys, "stdout", out := io.TextIOWrapper(io.BytesIO()))
+    assert run(["download", file.id, "--output", "-"]) == 0
+    out.seek(0)
+    assert out.read() == "content"
+    assert "7 B" in screen.text
+
+
+# --- delete --------------------------------------------------------------------------------------
+
+
+def test_delete_refuses_to_delete_without_a_terminal_or_yes(
+    server: Server, command: CommandLine
+) -> None:
+    file = server.put(b"1", "a")
+    ran = command("delete", file.id)
+    assert ran.status == 2
+    assert "pass --yes" in ran.err
+    assert server.files() == [file]
+
+
+def test_delete_deletes_with_yes(server: Server, command: CommandLine) -> None:
+    files = [server.put(b"1", name) for name in "ab"]
+    ran = command("delete", files[0].id, "file-none", "--yes")
+    assert ran.status == 1
+    assert ran.lines == [[files[0].id, "deleted"]]
+    assert "file-none" in ran.err
+    assert server.files() == files[1:]
+
+
+def test_delete_does_not_mind_missing_files_if_told_so(
+    server: Server, command: CommandLine
+) -> None:
+    file = server.put(b"1", "a")
+    ran = command("delete", file.id, "file-none", "--yes", "--missing-ok", "--concurrency=1")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines == [[file.id, "deleted"], ["file-none", "missing"]]
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]])
+def test_a_dry_run_deletes_nothing(server: Server, command: CommandLine, yes: list[str]) -> None:
+    file = server.put(b"1", "a")
+    ran = command("delete", file.id, "file-none", "--dry-run", *yes)
+    assert ran.status == 1
+    assert ran.lines == [[file.id, "a"]]
+    assert command("delete", file.id, "file-none", "--dry-run", "--missing-ok").status == 0
+    shown = command.on_terminal("delete", file.id, "--dry-run", *yes).out
+    assert "1 file would be deleted" in shown
+    assert server.files() == [file]
+
+
+@pytest.mark.parametrize(("answer", "status"), [("Yes\n", 0), ("\n", 1), ("\x04", 1)])
+def test_delete_asks_on_a_terminal(
+    server: Server, command: CommandLine, answer: str, status: int
+) -> None:
+    files = [server.put(b"1", HOSTILE), server.put(b"1", "kept")]
+    ran = command.on_terminal("delete", files[0].id, types=answer)
+    assert ran.status == status
+    assert f"  {files[0].id}  {SHOWN}  1 B" in ran.out
+    assert "Delete 1 file for ever? [y/N]" in ran.out
+    assert ("nothing was deleted" in ran.out) == (status == 1)
+    assert server.files() == (files if status else files[1:])
+
+
+def test_delete_waits_for_an_answer(server: Server) -> None:
+    file = server.put(b"1", "a")
+    ran = in_terminal("delete", file.id, types="y\n")
+    assert ran.status == 0
+    assert f"✓ {file.id}  deleted" in ran.out
+    assert server.files() == []
+
+
+def test_delete_shows_some_of_many_files(server: Server, command: CommandLine) -> None:
+    files = [server.put(b"1", str(number)) for number in range(25)]
+    ran = command.on_terminal("delete", *(file.id for file in files), types="n\n")
+    assert ran.status == 1
+    assert sum(file.id in ran.out for file in files) == 20
+    assert "and 5 more" in ran.out
+    assert "Delete 25 files" in ran.out
+
+
+def test_delete_asks_nothing_where_no_file_is_found(server: Server, command: CommandLine) -> None:
+    ran = command.on_terminal("delete", "file-none", types="")
+    assert ran.status == 1
+    assert "?" not in ran.out
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "frobnicate",
+        "list --frobnicate",
+        "list --page-size 0",
+        "list --page-size 10001",
+        "list --order sideways",
+        "list --max-items -1",
+        "upload a",
+        "upload --purpose batch",
+        "upload a --purpose batch --concurrency 0",
+        "upload a b --purpose batch --filename c",
+        "upload - - --purpose batch",
+        "upload a --purpose batch --expires-after soon",
+        "upload a --purpose batch --expires-after 59m",
+        "upload a --purpose batch --expires-after 31d",
+        "info",
+        "download a --sha256 xyz",
+        "download a b --sha256 " + "0" * 64,
+        "download a b --output -",
+        "download a b --output no-such-directory",
+        "download a --output - --json",
+        "serve --port 65536",
+        "demo --size-mb 0",
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(command: CommandLine, arguments: str) -> None:
+    ran = command(*arguments.split())
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("aiofiles-api: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_without_a_key_it_says_where_to_put_one(command: CommandLine) -> None:
+    ran = command("list")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("aiofiles-api: no API key: set OPENAI_API_KEY")
+
+
+def test_options_come_before_the_environment_and_the_key_is_never_shown(
+    server: Server, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-in-environment")
+    options = ("--base-url", server.base_url, "--api-key")
+    assert command("list", *options, KEY).status == 0
+    ran = command("list", *options, "sk-wrong-in-option")
+    assert ran.status == 1
+    assert "401" in ran.err
+    assert "sk-wrong" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "upload", "list", "info", "download", "delete", "demo", "serve"]
+)
+def test_there_is_help_for_every_command(command: CommandLine, arguments: str) -> None:
+    ran = command(*arguments.split(), "--help")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: aiofiles-api {arguments}")
+
+
+def test_without_a_command_it_shows_the_help(command: CommandLine) -> None:
+    assert command() == command("--help")
+
+
+def test_it_tells_its_version(command: CommandLine) -> None:
+    assert command("--version").out == f"aiofiles-api {__version__}\n"
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (261_004_000, "261.0 MB"),
+        (5e12, "5.0 TB"),
+        (3e18, "3000.0 PB"),
+    ],
+)
+def test_sizes_read_as_people_say_them(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (3, "3 s"),
+        (59.9, "59.9 s"),
+        (59.96, "1:00"),
+        (3_599, "59:59"),
+        (3_661, "1:01:01"),
+    ],
+)
+def test_spans_of_time_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_a_number_that_is_no_time_is_left_as_it_is() -> None:
+    assert moment(0) == "1970-01-01T00:00:00Z"
+    assert moment(10**15) == str(10**15)
+
+
+def test_only_what_does_not_show_as_itself_is_escaped() -> None:
+    assert printable("Grüße, 世界 🎉 at\u202f9:41") == "Grüße, 世界 🎉 at\u202f9:41"
+    assert printable("\x00\x9b\x7f\u2028\udc80\u200b") == r"\x00\x9b\x7f\u2028\udc80\u200b"
+    assert one_line("a\n  b\x1b\n") == r"a b\x1b"
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+def test_output_that_the_encoding_lacks_is_escaped(server: Server, command: CommandLine) -> None:
+    server.put(b"1", "ä世")
+    shown, _ = command.to_bytes("list", encoding="ascii")
+    assert rb"\xe4\u4e16" in shown
+
+
+def test_a_dumb_terminal_gets_plain_lines(server: Server, command: CommandLine) -> None:
+    file = server.put(b"1", "a")
+    ran = command.on_terminal("info", file.id, term="dumb")
+    assert ran.lines[0][0] == file.id
+
+
+def test_an_ascii_terminal_gets_ok_for_a_tick(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a", b"1")
+    ran = command.on_terminal("upload", path, "-p", "batch", encoding="ascii")
+    assert f"ok {server.files()[0].id}" in ran.out
+
+
+def test_a_closed_pipe_ends_it_without_a_word(server: Server) -> None:
+    server.put(b"1", "a")
+    with subprocess.Popen(
+        [*COMMAND, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_full_disk_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, b"1") for name in "ab"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "upload", *paths, "--purpose=batch"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "aiofiles-api: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("library", ["rich", "cyclopts"])
+def test_without_its_extra_it_says_what_to_install(library: str) -> None:
+    program = f"""
+import sys
+sys.modules[{library!r}] = None
+from aiofiles_api.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"needs {library}, which is not installed" in done.stderr
+    assert "pip install 'aiofiles_api[cli]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_defect_is_not_taken_for_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiofiles_api.cli", None)
+    with pytest.raises(ModuleNotFoundError, match="aiofiles_api"):
+        main()
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+async def begun_content(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+    """Send the beginning of a file's content, and no more."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: x/y\r\nContent-Length: 5000000\r\n\r\n"
+    writer.write(head + bytes(3_000_000))
+    await silence(request, writer)
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_ends_a_listing_in_one_line() -> None:
+    async with (
+        raw_server(silence) as raw,
+        started(*COMMAND, "list", OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
+    ):
+        await until(lambda: raw.requests)
+        ran = await ended(child, signal.SIGINT)
+    assert (ran.status, ran.out) == (130, "")
+    assert ran.err == "aiofiles-api: interrupted: 0 files listed\n"
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_leaves_nothing_of_a_download(tmp_path: Path) -> None:
+    file = {"id": "x", "bytes": 5_000_000, "created_at": 1, "filename": "f", "purpose": "batch"}
+    arguments = ("download", "x", "y", "--concurrency=1", "-o", f"{tmp_path}/")
+    async with (
+        raw_server(reply(json.dumps(file)), reply(json.dumps(file)), begun_content) as raw,
+        started(*COMMAND, *arguments, OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
+    ):
+        await until(lambda: list(tmp_path.iterdir()))
+        ran = await ended(child, signal.SIGINT)
+    assert (ran.status, ran.out) == (130, "")
+    assert ran.err == "aiofiles-api: interrupted: 0 of 2 files downloaded\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_ends_an_upload_from_a_silent_pipe() -> None:
+    arguments = ("upload", "-", "--purpose=batch")
+    async with (
+        raw_server(silence) as raw,
+        started(*COMMAND, *arguments, OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
+    ):
+        assert child.stdin is not None
+        child.stdin.write(bytes(3_000_000))
+        await child.stdin.drain()
+        await until(lambda: raw.requests)
+        await asyncio.sleep(0.3)
+        ran = await ended(child, signal.SIGINT)
+    assert ran.status == 130
+    assert ran.err == "aiofiles-api: interrupted: 0 of 1 files uploaded\n"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_other_signals_end_it_as_orderly(number: signal.Signals) -> None:
+    async with (
+        raw_server(silence) as raw,
+        started(*COMMAND, "list", OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
+    ):
+        await until(lambda: raw.requests)
+        ran = await ended(child, number)
+    assert ran.status == 128 + number
+    assert ran.err == "aiofiles-api: interrupted: 0 files listed\n"
+
+
+@asynccontextmanager
+async def stubborn(*, until: Callable[[], object]) -> AsyncIterator[asyncio.Task[int]]:
+    """Run what takes its time to clean up, in this process as if it were one of its own."""
+    begun = asyncio.Event()
+
+    async def command() -> int:
+        try:
+            begun.set()
+            await asyncio.sleep(30)
+        finally:
+            while not until():
+                await asyncio.sleep(0.01)
+        return 0
+
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP)}
+    try:
+        task = asyncio.create_task(process.until_signalled(command()))
+        await begun.wait()
+        yield task
+    finally:
+        for number, handler in before.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_second_signal_does_not_disturb_the_cleaning_up(number: signal.Signals) -> None:
+    is_clean = False
+    async with stubborn(until=lambda: is_clean) as task:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        is_clean = True
+        assert await task == 128 + number
+
+
+@pytest.mark.anyio
+async def test_a_signal_kills_where_cleaning_up_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_PATIENCE", 0.05)
+
+    def would_kill() -> bool:
+        return all(signal.getsignal(number) is signal.SIG_DFL for number in SIGNALS)
+
+    async with stubborn(until=would_kill) as task:
+        await asyncio.sleep(0.1)
+        assert not would_kill()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await task == 143
+
+
+@pytest.mark.anyio
+async def test_a_signal_that_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with stubborn(until=lambda: True) as task:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.05)
+            assert not task.done()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await task == 143
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_before_anything_begins_ends_it_without_a_word(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(app), "parse_args", interrupt)
+    assert command("list") == Ran(130, "", "")
+
+
+# --- serve ---------------------------------------------------------------------------------------
+
+
+async def announced(child: asyncio.subprocess.Process) -> tuple[str, str]:
+    """Read the two variables that `serve` prints."""
+    assert child.stdout is not None
+    lines = [(await child.stdout.readline()).decode().strip() for _ in range(2)]
+    names, values = zip(*(line.split("=") for line in lines), strict=True)
+    assert names == ("export OPENAI_BASE_URL", "export OPENAI_API_KEY")
+    return values
+
+
+@pytest.mark.anyio
+async def test_serve_keeps_files_and_takes_any_key(tmp_path: Path) -> None:
+    async with started(*COMMAND, "serve", "--port=0", "--data-dir", str(tmp_path)) as child:
+        base_url, key = await announced(child)
+        async with FilesClient(base_url=base_url, api_key=key) as files:
+            file = await files.upload(b"1", purpose="batch")
+        ran = await ended(child, signal.SIGINT)
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err == f"aiofiles-api: serving from {tmp_path}; Ctrl-C stops it\n"
+    async with (
+        Emulator(tmp_path) as emulator,
+        FilesClient(base_url=emulator.base_url, api_key=KEY) as files,
+    ):
+        assert [it async for it in files.list()] == [file]
+
+
+@pytest.mark.anyio
+async def test_serve_asks_for_its_key_and_does_not_show_it() -> None:
+    async with started(*COMMAND, "serve", "--port=0", "--api-key", KEY, "--no-ranges") as child:
+        base_url, shown = await announced(child)
+        async with FilesClient(base_url=base_url, api_key=KEY) as files:
+            await files.upload(b"1", purpose="batch")
+        async with FilesClient(base_url=base_url, api_key="other") as files:
+            with pytest.raises(AuthenticationError):
+                await files.upload(b"1", purpose="batch")
+        ran = await ended(child, signal.SIGTERM)
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err == "aiofiles-api: serving from a temporary directory; Ctrl-C stops it\n"
+    assert shown == "'the key that you chose'"
+
+
+def test_serve_says_why_it_cannot(server: Server, command: CommandLine, tmp_path: Path) -> None:
+    port = server.base_url.rpartition(":")[2].removesuffix("/v1")
+    ran = command("serve", "--port", port)
+    assert ran.status == 1
+    assert f"cannot serve on 127.0.0.1 port {port}: " in ran.err
+    path = write(tmp_path / "file", b"")
+    ran = command("serve", "--port=0", "--data-dir", path)
+    assert ran.status == 1
+    assert f"with --data-dir {path}: " in ran.err
