@@ -293,11 +293,7 @@ class SessionManager:
         """
         try:
             yield
-        except FilesError:
-            raise
-        except Exception as error:
-            if self._closing is not None:
-                raise _closed_error() from error
+        except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             if payload is not None and payload.failure is not None:
                 raise payload.failure from payload.failure.__cause__
             mine = _translate(error, what, payload)

@@ -131,10 +131,13 @@ class _Sending:
             self._claims.claim(file)
             self._check_length(file)
         finally:
-            if self._body is not None:
-                self._body.end_to_await()
+            self._end_to_await()
         self._meter.finish()
         return file
+
+    def _end_to_await(self) -> None:
+        if self._body is not None:
+            self._body.end_to_await()
 
     def _check_length(self, file: FileObject) -> None:
         sent = 0 if self._body is None else self._body.seen
@@ -149,8 +152,7 @@ class _Sending:
     async def _open_body(self) -> Reader:
         reader = await self._source.open()
         try:
-            if self._body is not None:
-                self._body.end_to_await()  # a redirect: what was sent there is not awaited
+            self._end_to_await()  # after a redirect: what was sent there is not awaited
             self._body = _FormBody(self._envelope, reader, self._meter, self._claims, self._purpose)
             self._meter.begin(reader.length, attempt=self._retries.attempt)
         except BaseException:

@@ -523,6 +523,17 @@ async def test_read_returns_small_contents_and_refuses_large_ones(files: FilesCl
             await files.read(reference, max_bytes=9)
 
 
+async def test_read_and_stream_hold_the_length_against_the_files_own() -> None:
+    async with raw_server(reply(b"shorter"), reply(SMALL)) as raw, client_of(raw) as files:
+        assert await files.read(described()) == SMALL  # once more from the beginning
+    async with raw_server(reply(b"shorter")) as raw, client_of(raw) as files:
+        with pytest.raises(IntegrityError):
+            await files.read(described())
+        with pytest.raises(IntegrityError):
+            async with files.stream(described()):
+                pytest.fail("it is not the file")
+
+
 async def test_read_stops_at_the_bound_where_no_length_was_told() -> None:
     async def endless(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")

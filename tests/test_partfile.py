@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -720,3 +721,113 @@ async def test_a_part_file_has_a_name_of_its_own(threads: Threads, tmp_path: Pat
     for part in parts:
         await part.discard()
     assert names(tmp_path) == []
+
+
+# --- part files that are kept --------------------------------------------------------------------
+
+
+def kept_part(path: Path, threads: Threads) -> PartFile:
+    return PartFile(
+        path, threads, overwrite=True, durable=False, sha256=None, kept_as="server and file"
+    )
+
+
+async def test_a_kept_part_is_one_processs_alone(threads: Threads, tmp_path: Path) -> None:
+    first, second = (kept_part(tmp_path / "file", threads) for _ in range(2))
+    assert await first.prepare() == 0
+    await first.append([b"first"])
+    assert await second.prepare() == 0
+    await second.append([b"second"])
+    await second.commit([])
+    await first.keep([b" and more"])
+    assert (tmp_path / "file").read_bytes() == b"second"
+    third = kept_part(tmp_path / "file", threads)
+    assert await third.prepare() == len(b"first and more")
+    await third.commit([])
+    assert (tmp_path / "file").read_bytes() == b"first and more"
+    assert names(tmp_path) == ["file"]
+
+
+async def test_a_part_that_is_finished_while_another_waits_to_lock_it_is_left_alone(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (kept_part(tmp_path / "file", threads) for _ in range(2))
+    await first.prepare()
+    await first.append([CONTENT])
+    lock, finished = fcntl.flock, False
+
+    def finish_before(descriptor: int, operation: int) -> None:
+        # The other process has opened the part file, and gets its lock only now.
+        nonlocal finished
+        if not finished:
+            finished = True
+            first._commit([])
+        lock(descriptor, operation)
+
+    await first._written()
+    monkeypatch.setattr(fcntl, "flock", finish_before)
+    assert await second.prepare() == 0
+    await second.commit([b"second"])
+    assert (tmp_path / "file").read_bytes() == b"second"
+
+
+async def test_a_part_that_was_replaced_before_the_lock_is_opened_anew(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, lock, replaced = kept_part(tmp_path / "file", threads), fcntl.flock, False
+
+    def replace_before(descriptor: int, operation: int) -> None:
+        nonlocal replaced
+        if not replaced:
+            replaced = True
+            [path] = tmp_path.iterdir()
+            path.unlink()
+            path.write_bytes(b"new")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_before)
+    assert await part.prepare() == 3
+    await part.discard()
+
+
+async def test_a_file_system_without_locks_is_said(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DestinationError, match=r"[Ll]ock"):
+        await kept_part(tmp_path / "file", threads).prepare()
+
+
+async def test_chunks_are_hurried_only_when_nothing_is_being_written(
+    threads: HeldThreads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "file", threads)
+    await part.prepare()
+    assert part.append_if_idle([b"1"])
+    busy: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    written, part._writing = part._writing, busy
+    assert not part.append_if_idle([b"2"])
+    busy.set_exception(DestinationError("full"))
+    assert not part.append_if_idle([b"2"])
+    assert written is not None
+    await written
+    part._writing = None
+    assert part.append_if_idle([b"3"])
+    await part.commit([])
+    assert (tmp_path / "file").read_bytes() == b"13"
+
+
+async def test_what_cannot_be_written_when_it_is_to_be_kept_hides_no_other_error(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = kept_part(tmp_path / "file", threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part._written()
+    full_disk(monkeypatch)
+    await part.keep([b"more"])
+    [left] = tmp_path.iterdir()
+    assert left.read_bytes() == b"some"

@@ -24,6 +24,7 @@ from aiofiles_api import (
     InternalServerError,
     InvalidArgumentError,
     RetryPolicy,
+    SourceError,
     SourceNotReplayableError,
     Timeouts,
     UploadUncertainError,
@@ -421,3 +422,40 @@ async def test_as_many_results_as_matter_are_remembered() -> None:
     for number in range(20_000):
         assert claims.claim(attrs.evolve(file, id=f"later-{number}"))
     assert not claims.is_claimed(file)
+
+
+async def test_a_server_without_order_and_end_leaves_it_uncertain() -> None:
+    class Endless(Shelf):
+        async def _list(
+            self, request: RawRequest, writer: asyncio.StreamWriter, query: dict[str, list[str]]
+        ) -> None:
+            last = int(query.get("after", ["file-0"])[0].removeprefix("file-"))
+            data = [
+                {"id": f"file-{last + 1}", "bytes": 1, "created_at": last, "filename": "f"}
+                | {"purpose": "batch"}
+            ]
+            await self._answer(json.dumps({"data": data, "has_more": True}))(request, writer)
+
+    async with shelved(Endless(losses=1)) as (_, files):
+        with pytest.raises(UploadUncertainError, match="not all that may be it"):
+            await files.upload(CONTENT, purpose="batch")
+
+
+async def test_too_many_candidates_leave_it_uncertain() -> None:
+    shelf = Shelf(losses=1)
+    for _ in range(101):
+        shelf.add(os.urandom(len(CONTENT)))
+    async with shelved(shelf) as (_, files):
+        with pytest.raises(UploadUncertainError, match="too many"):
+            await files.upload(CONTENT, purpose="batch")
+    assert shelf.posts == 1
+
+
+async def test_a_copy_that_finds_no_space_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_space)
+    async with shelved(Shelf()) as (_, files):
+        with pytest.raises(SourceError, match=r"No space left.*TMPDIR"):
+            await files.upload(pieces(), purpose="batch", spool=True)

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from conftest import (
 
 from aiofiles_api import APIConnectionError, FileObject, FilesClient, IntegrityError, NotFoundError
 from aiofiles_api.emulator import Emulator
+from aiofiles_api.partfile import PartFile
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +145,30 @@ async def test_bytes_reach_the_file_within_a_second_though_no_more_come(tmp_path
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_bytes_that_find_the_disk_busy_are_written_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([True, True])
+    append_if_idle = PartFile.append_if_idle
+
+    def busy_at_first(part: PartFile, chunks: Sequence[bytes]) -> bool:
+        return False if next(refusals, False) else append_if_idle(part, chunks)
+
+    monkeypatch.setattr(PartFile, "append_if_idle", busy_at_first)
+    monkeypatch.setattr("aiofiles_api.download._LONGEST_WAIT", 0.01)
+
+    async def in_pieces(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(10):
+            writer.write(b"x" * 100)
+            await asyncio.sleep(0.01)
+
+    async with raw_server(in_pieces) as raw, client_of(raw) as files:
+        await files.download("file-1", tmp_path / "copy", resume=True)
+    assert next(refusals, None) is None
+    assert (tmp_path / "copy").read_bytes() == b"x" * 1_000
 
 
 async def test_two_downloads_to_one_place_do_not_disturb_each_other(
