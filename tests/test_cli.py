@@ -70,7 +70,8 @@ def test_upload_prints_the_id_and_name_of_each_file(
     ran = command("upload", *paths, "--purpose", "batch")
     assert (ran.status, ran.err) == (0, "")
     assert sorted(ran.lines) == sorted([file.id, file.filename] for file in server.files())
-    assert [server.read(file.id) for file in server.files()] == [b"a", b"b", b"c"]
+    contents = {file.filename: server.read(file.id) for file in server.files()}
+    assert contents == {"a.jsonl": b"a", "b.jsonl": b"b", "c.jsonl": b"c"}
 
 
 def test_upload_prints_one_json_object_for_each_file(

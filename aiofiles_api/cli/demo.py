@@ -251,7 +251,7 @@ class Tour:
             for sample in self._samples:
                 digest = await in_thread(partial(_digest, sample.copy))
                 if digest == sample.sha256:
-                    await self._screen.result(Result((sample.name, f"sha256 {digest}")))
+                    await self._screen.result(Result((sample.name, f"sha256 {digest[:24]}…")))
                 else:
                     differing.append(sample.name)
         return differing

@@ -26,6 +26,9 @@ __all__ = ["Bars", "Terminal"]
 _WIDEST = 110
 """Columns after which a line with a bar in it is easier to read if it does not grow."""
 
+_COUNTS = len("10 of 12 files uploaded, 1 failed")
+_NUMBERS = len(" 999.9 MB of 999.9 MB 999.9 MB/s 59 s left ")
+
 _GAP = 2
 _SIZE = 9
 _TIME = len("2026-12-31 23:59")
@@ -232,10 +235,12 @@ class Bars:
 
 
 def _progress(console: Console) -> Progress:
-    width = min(console.width, _WIDEST)
+    left = min(console.width, _WIDEST) - _NUMBERS
+    bar = min(max(left - _COUNTS, 8), 24)
+    name = Column(width=max(left - bar, _NARROWEST_NAME), no_wrap=True, overflow="ellipsis")
     return Progress(
-        _Name(Column(width=max(width - 68, _NARROWEST_NAME), no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=24, finished_style="green"),
+        _Name(name),
+        BarColumn(bar_width=bar, finished_style="green"),
         _Amount(),
         _Rate(),
         _Clock(),
@@ -305,7 +310,7 @@ class _Widths:
         identifier = max((len(printable(file.id)) for file in files), default=2)
         longest = max((len(printable(file.purpose)) for file in files), default=0)
         purpose = min(max(longest, len("Purpose")), _LONGEST_PURPOSE)
-        left = width - identifier - _SIZE - 2 * _GAP
+        left = width - identifier - _SIZE - 3 * _GAP  # one behind each; the others bring theirs
         for others in ((purpose, _TIME), (purpose, 0), (0, 0)):
             filename = left - sum(it + _GAP for it in others if it)
             if filename >= _NARROWEST_NAME:
