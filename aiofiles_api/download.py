@@ -39,8 +39,9 @@ __all__ = ["ContentStream", "download", "read_content"]
 
 _log = logging.getLogger("aiofiles_api")
 
-_LONGEST_WAIT = 0.8
-"""Seconds after which bytes that are to survive the process are on their way to the file."""
+_LONGEST_WAIT = 0.05
+"""Seconds after which bytes that are to survive the process are on their way to the file: what a
+kill loses of them is fetched again."""
 
 _BATCH = 2 * 1024 * 1024
 """Bytes that are gathered before a thread writes them: one hop for many packets."""
