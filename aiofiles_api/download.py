@@ -362,6 +362,8 @@ class Content:
     async def _connect(self) -> Exchange | None:
         """Ask for what is missing; return `None` when the server says that nothing is."""
         request = content_request(self._identifier, offset=self.position, etag=self._etag)
+        if self.attempts > 1:
+            _log.info("%s: attempt %d, from byte %d", request.what, self.attempts, self.position)
         exchange = await self._session.open(request)
         try:
             found = await self._judge(request, exchange)

@@ -9,6 +9,7 @@ attempt that is broken off then is no file on any server.
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 import os
 import time
@@ -36,6 +37,8 @@ from aiofiles_api.session import Retries, SessionManager
 from aiofiles_api.sources import Buffer, Reader, Source, UploadSource, as_source, spooled
 
 __all__ = ["upload"]
+
+_log = logging.getLogger("aiofiles_api")
 
 _SINGLE = 256 * 1024
 """A body up to this length is sent in one piece."""
@@ -172,6 +175,13 @@ class _Sending:
         self, kind: Kind, error: APIError, on_uncertain: OnUncertain
     ) -> FileObject | None:
         purpose, length = kind
+        _log.info(
+            "%s: attempt %d is uncertain, all was sent (%s): %s",
+            self._request.what,
+            self._retries.attempt,
+            on_uncertain,
+            error,
+        )
         if on_uncertain == "raise":
             raise self._uncertain() from error
         uncertain = Uncertain(

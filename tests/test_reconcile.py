@@ -154,6 +154,18 @@ async def test_a_stored_file_whose_reply_is_lost_is_found(lose: str) -> None:
     assert (file.id, shelf.posts, len(shelf.files)) == ("file-1", 1, 2)
 
 
+async def test_an_uncertain_upload_is_told_and_what_became_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "aiofiles_api")
+    async with shelved(Shelf(losses=1)) as (_, files):
+        await files.upload(CONTENT, purpose="batch", filename="a.jsonl")
+    lines = [record.getMessage() for record in caplog.records if record.name == "aiofiles_api"]
+    assert len(lines) == 2
+    assert "uploading 'a.jsonl': attempt 1 is uncertain" in lines[0]
+    assert lines[1] == "uploading 'a.jsonl': found to be stored as file-0"
+
+
 async def test_a_file_that_was_not_stored_is_sent_again_with_the_same_key() -> None:
     shelf = Shelf(losses=2, stores=False)
     async with shelved(shelf) as (_, files):

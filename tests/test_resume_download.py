@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import random
 import sys
@@ -206,6 +207,23 @@ async def test_different_files_have_different_parts(tmp_path: Path) -> None:
             with pytest.raises(APIConnectionError):
                 await files.download(file, tmp_path / "copy", resume=True)
     assert len(parts(tmp_path)) == 3
+
+
+async def test_each_resume_is_told_with_its_offset(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aiofiles_api")
+    async with (
+        raw_server(cut_at(4_000_000), from_offset) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        await files.download(FILE, tmp_path / "copy")
+        offset = raw.requests[1].headers["range"].removeprefix("bytes=").rstrip("-")
+    lines = [record.getMessage() for record in caplog.records if record.name == "aiofiles_api"]
+    assert len(lines) == 2
+    assert "attempt 1 failed" in lines[0]
+    assert lines[1] == f"downloading file-1: attempt 2, from byte {offset}"
+    assert KEY not in caplog.text
 
 
 async def test_attempts_are_counted_anew_only_when_the_offset_has_risen(tmp_path: Path) -> None:
