@@ -60,7 +60,7 @@ class FilesClient:
         timeouts: Bounds on silence.
         retry: How often and how patiently to try again.
         max_connections: Requests at one time; further ones wait for their turn. An open `stream()`
-            counts as one.
+            counts as one; the look for an uncertain upload goes past the queue.
         proxy: The URL of a proxy for every request.
         trust_env: Whether HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment are heeded.
         ssl: A context, a fingerprint, or `False` not to check the certificate (tests only).

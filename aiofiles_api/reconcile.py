@@ -182,7 +182,9 @@ async def find_stored(
     for delay in (0.0, *(_LATE if is_timeout else ())):
         await asyncio.sleep(delay)
         async with claims.look(upload.kind):
-            found = await _look(session, claims, upload)
+            # Uploads that wait for the end of this look may hold every slot of the queue.
+            with session.beside_the_queue():
+                found = await _look(session, claims, upload)
             if found is not None:
                 claims.claim(found)
                 _log.info("%s: found to be stored as %s", upload.request.what, found.id)

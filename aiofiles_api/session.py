@@ -23,6 +23,7 @@ import ssl as ssl_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -69,6 +70,9 @@ Connector: TypeAlias = aiohttp.BaseConnector
 
 TraceConfig: TypeAlias = aiohttp.TraceConfig
 """aiohttp's tracing hooks."""
+
+_slots_beside: ContextVar[asyncio.Semaphore | None] = ContextVar("slots_beside", default=None)
+"""The slot of a task that does not wait in the queue, if it has one."""
 
 _READ_BUFFER = 512 * 1024
 """Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
@@ -122,7 +126,7 @@ class SessionManager:
         self._http: aiohttp.ClientSession | None = None
         self._active: dict[asyncio.Task[object], _Registration] = {}
         self._left = asyncio.Event()
-        self._exchanges: set[Exchange] = set()
+        self._exchanges: dict[Exchange, asyncio.Semaphore] = {}
         self._closing: asyncio.Task[None] | None = None
 
     # --- one request, with retries -------------------------------------------------------------
@@ -185,13 +189,14 @@ class SessionManager:
         """
         self._check_usable()
         await self._wait_for_turn(request)
-        await self._slots.acquire()
+        slots = _slots_beside.get() or self._slots
+        await slots.acquire()
         try:
             exchange = await self._follow(request, open_body)
         except BaseException:
-            self._slots.release()
+            slots.release()
             raise
-        self._exchanges.add(exchange)
+        self._exchanges[exchange] = slots
         if exchange.status < 400:  # noqa: PLR2004 - where errors begin
             self._pacing.succeeded()
         return exchange
@@ -356,8 +361,19 @@ class SessionManager:
 
     def release(self, exchange: Exchange) -> None:
         """Take back the slot of an exchange that has ended."""
-        self._exchanges.discard(exchange)
-        self._slots.release()
+        self._exchanges.pop(exchange).release()
+
+    @contextmanager
+    def beside_the_queue(self) -> Iterator[None]:
+        """Let what runs inside have a slot of its own, so that it waits for no other request.
+
+        For those whom the holders of all slots may be waiting for.
+        """
+        token = _slots_beside.set(asyncio.Semaphore(1))
+        try:
+            yield
+        finally:
+            _slots_beside.reset(token)
 
     async def aclose(self) -> None:
         """Refuse new work, interrupt what runs, wait for it, and close every connection."""

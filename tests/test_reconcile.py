@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -471,3 +472,16 @@ async def test_a_copy_that_finds_no_space_is_said(monkeypatch: pytest.MonkeyPatc
     async with shelved(Shelf()) as (_, files):
         with pytest.raises(SourceError, match=r"No space left.*TMPDIR"):
             await files.upload(pieces(), purpose="batch", spool=True)
+
+
+@pytest.mark.parametrize("max_connections", [1, 2, 5])
+async def test_a_look_is_never_behind_those_who_wait_for_it(max_connections: int) -> None:
+    shelf = Shelf(losses=4)
+    contents = [os.urandom(1_000) for _ in range(10)]
+    policy = RetryPolicy(backoff=0.001)
+    async with shelved(shelf, retry=policy, max_connections=max_connections) as (_, files):
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for content in contents:
+                    group.start_soon(partial(files.upload, content, purpose="batch"))
+    assert sorted(content for _, content in shelf.files) == sorted(contents)
