@@ -201,8 +201,8 @@ async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> 
     return Ran(process.returncode or 0, (out or b"").decode(), err.decode())
 
 
-def in_terminal(*arguments: str, types: str = "", **environment: str) -> Ran:
-    """Run a command in a pseudo-terminal; type when it asks, which a question mark tells."""
+def in_terminal(*arguments: str, types: str | None = None, **environment: str) -> Ran:
+    """Run a command in a pseudo-terminal; type when it asks, or interrupt it by default."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [*COMMAND, *arguments],
@@ -214,10 +214,11 @@ def in_terminal(*arguments: str, types: str = "", **environment: str) -> Ran:
         os.close(follower)
         shown = b""
         while chunk := _read(leader):
-            shown += chunk
-            if types and b"?" in shown:
+            if b"[y/N]" in chunk and types is None:
+                process.send_signal(signal.SIGINT)
+            elif b"[y/N]" in chunk and types is not None:
                 os.write(leader, types.encode())
-                types = ""
+            shown += chunk
     os.close(leader)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     return Ran(process.returncode, text, text)

@@ -29,6 +29,7 @@ from command_line import (
     until,
 )
 from conftest import KEY, RawRequest, raw_server, reply, silence
+from rich.cells import cell_len
 
 from aiofiles_api import AuthenticationError, FileObject, FilesClient, __version__
 from aiofiles_api.__main__ import main
@@ -250,10 +251,15 @@ def test_a_narrow_terminal_gets_fewer_columns(
     assert [name for name in names if name in header] == names[: headers - 1]
 
 
-def test_ids_are_never_cut(server: Server, command: CommandLine) -> None:
-    file = server.put(b"1", "a" * 200)
-    for columns in (70, 80, 100, 200):
-        assert f"{file.id} " in command.on_terminal("list", columns=columns).out
+@pytest.mark.parametrize("columns", [66, 80, 100, 200])
+def test_rows_fill_the_terminal_and_never_cut_an_id(
+    server: Server, command: CommandLine, columns: int
+) -> None:
+    files = [server.put(b"1", name) for name in ("a" * 200, "世" * 200, "b世")]
+    *_, first, second, third, _ = command.on_terminal("list", columns=columns).out.splitlines()
+    for row, file in zip((third, second, first), files, strict=True):
+        assert row.startswith(f"{file.id}  {file.filename[0]}")
+        assert cell_len(row) == columns
 
 
 def test_an_empty_listing_is_nothing_to_a_pipe_and_told_to_a_person(
@@ -479,6 +485,14 @@ def test_delete_waits_for_an_answer(server: Server) -> None:
     assert server.files() == []
 
 
+def test_ctrl_c_is_an_answer_too(server: Server) -> None:
+    file = server.put(b"1", "a")
+    ran = in_terminal("delete", file.id)
+    assert ran.status == 130
+    assert ran.out.endswith("aiofiles-api: interrupted: nothing was deleted\r\n")
+    assert server.files() == [file]
+
+
 def test_delete_shows_some_of_many_files(server: Server, command: CommandLine) -> None:
     files = [server.put(b"1", str(number)) for number in range(25)]
     ran = command.on_terminal("delete", *(file.id for file in files), types="n\n")
@@ -660,6 +674,17 @@ def test_a_full_disk_is_told_in_one_line(server: Server, tmp_path: Path) -> None
         )
     assert done.returncode == 1
     assert done.stderr == "aiofiles-api: standard output: No space left on device\n"
+
+
+def test_closed_streams_do_no_harm(server: Server, tmp_path: Path) -> None:
+    path = write(tmp_path / "a", b"1")
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, "upload", path, "--purpose=batch"],
+        check=False,
+    )
+    assert done.returncode == 0
+    (file,) = server.files()
+    assert server.read(file.id) == b"1"
 
 
 @pytest.mark.parametrize("library", ["rich", "cyclopts"])

@@ -93,8 +93,9 @@ async def upload(
     screen = Screen(as_json=as_json)
     batch = Batch(screen, "uploaded", concurrency=concurrency)
     sizes = await anyio.to_thread.run_sync(_sizes, paths)
+    total = None if "-" in paths else sum(sizes.values())
     async with connection.client(concurrency=concurrency) as files:
-        with screen.bars("uploaded", count=len(paths), total=sum(sizes.values())) as track:
+        with screen.bars("uploaded", count=len(paths), total=total) as track:
 
             async def send(path: str) -> Result:
                 with track(path, sizes.get(path)) as sink:
@@ -151,7 +152,7 @@ async def list_(
             async with aclosing(listing) as pages:
                 async for page in pages:
                     stop_waiting()
-                    await screen.files(page.data, with_header=count == 0)
+                    await screen.files(page.data)
                     count += len(page.data)
                     total += sum(file.bytes for file in page.data)
     screen.remark(f"{_files(count)}, {size(total)}" if count else "no files")

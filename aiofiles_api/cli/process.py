@@ -38,7 +38,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words of the command line; by default those of this process.
     """
-    _never_fail_to_encode()
+    _prepare_streams()
     status = _FAILED
     try:
         status = _dispatch(sys.argv[1:] if arguments is None else arguments)
@@ -99,7 +99,12 @@ async def until_signalled(command: Coroutine[object, object, int]) -> int:
         return 128 + received[0]
 
 
-def _never_fail_to_encode() -> None:
+def _prepare_streams() -> None:
+    """Have something in the place of streams that are closed, and no character that is fatal."""
+    # In this order, because each takes the lowest number that is free.
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open to the end
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -56,10 +56,10 @@ class Screen:
         else:
             await self._lines([result.json if self._as_json else _tabbed(result.fields)])
 
-    async def files(self, files: Sequence[FileObject], *, with_header: bool) -> None:
+    async def files(self, files: Sequence[FileObject]) -> None:
         """Print a row or a line for each file."""
         if self._is_pretty:
-            await self._in_thread(partial(self._output.print_files, files, with_header=with_header))
+            await self._in_thread(partial(self._output.print_files, files))
         else:
             line = json_line if self._as_json else _file_line
             await self._lines([line(file) for file in files])
@@ -69,7 +69,7 @@ class Screen:
         if self._is_pretty:
             self._output.print_details(files)
         else:
-            await self.files(files, with_header=False)
+            await self.files(files)
 
     async def content(self, chunk: bytes) -> None:
         """Write a piece of a file's content as it is."""
