@@ -150,6 +150,7 @@ class PartFile:
         self._kept_as = kept_as
         self._target = self._part = ""
         self._descriptor: int | None = None
+        self._has_gap = False
         self._writing: asyncio.Future[int] | None = None
 
     async def prepare(self) -> int:
@@ -237,6 +238,7 @@ class PartFile:
             self._kept_as = None  # somebody else's: take a private one, when it is needed
             return 0
         self._part, self._descriptor = part, descriptor
+        self._take_over_mode(descriptor)
         if self._hash is not None:
             while chunk := os.read(descriptor, _REREAD):
                 self._hash.update(chunk)
@@ -252,7 +254,8 @@ class PartFile:
 
     def _keep(self, chunks: Sequence[bytes]) -> None:
         with suppress(DestinationError):
-            if chunks and self._kept_as is not None:
+            # Behind a write that failed there is a gap.
+            if chunks and self._kept_as is not None and not self._has_gap:
                 self._write(chunks)
         if (
             self._kept_as is None
@@ -266,7 +269,9 @@ class PartFile:
     def _write(self, chunks: Sequence[bytes]) -> int:
         with _os_errors(self._destination):
             descriptor = self._open() if self._descriptor is None else self._descriptor
+            self._has_gap = True
             _write_all(descriptor, chunks)
+            self._has_gap = False
         if self._hash is not None:
             for chunk in chunks:
                 self._hash.update(chunk)
@@ -279,10 +284,13 @@ class PartFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = self._descriptor = os.open(part, flags, 0o666)
         self._part = part
-        with suppress(FileNotFoundError):
-            # Whoever could not read the file before cannot read the new one.
-            os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
+        self._take_over_mode(descriptor)
         return descriptor
+
+    def _take_over_mode(self, descriptor: int) -> None:
+        """See that whoever could not read the file before cannot read the new one."""
+        with suppress(FileNotFoundError):
+            os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
 
     def _commit(self, chunks: Sequence[bytes]) -> None:
         descriptor = self._write(chunks)
@@ -295,13 +303,16 @@ class PartFile:
         with _os_errors(self._destination):
             if self._durable:
                 os.fsync(descriptor)
-            self._close()
+            # Some file systems tell only at a close that there is no space. The last one comes
+            # after the rename: whoever gets the lock then sees that the part has gone.
+            os.close(os.dup(descriptor))
             if self._overwrite:
                 os.replace(self._part, self._target)
             else:
                 self._put_where_nothing_is()
             if self._durable:
                 _sync_directory(os.path.dirname(self._target))
+            self._close()
 
     def _put_where_nothing_is(self) -> None:
         try:
@@ -329,10 +340,10 @@ class PartFile:
             raise
 
     def _discard(self) -> None:
-        with suppress(OSError):
-            self._close()
         with suppress(OSError):  # there is none before the first chunk, nor after the rename
             os.unlink(self._part)
+        with suppress(OSError):
+            self._close()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from aiofiles_api import DestinationError, IntegrityError, InvalidArgumentError
 from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
-from aiofiles_api.threads import Threads
+from aiofiles_api.threads import Threads, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -726,9 +726,16 @@ async def test_a_part_file_has_a_name_of_its_own(threads: Threads, tmp_path: Pat
 # --- part files that are kept --------------------------------------------------------------------
 
 
-def kept_part(path: Path, threads: Threads) -> PartFile:
+def kept_part(
+    path: Path, threads: Threads, *, overwrite: bool = True, sha256: str | None = None
+) -> PartFile:
     return PartFile(
-        path, threads, overwrite=True, durable=False, sha256=None, kept_as="server and file"
+        path,
+        threads,
+        overwrite=overwrite,
+        durable=False,
+        sha256=sha256,
+        kept_as="server and file",
     )
 
 
@@ -831,3 +838,148 @@ async def test_what_cannot_be_written_when_it_is_to_be_kept_hides_no_other_error
     await part.keep([b"more"])
     [left] = tmp_path.iterdir()
     assert left.read_bytes() == b"some"
+
+
+@pytest.mark.parametrize("end", ["commit", "commit beside", "discard"])
+async def test_the_lock_is_held_until_the_part_has_gone(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    # Otherwise another process may lock it in between, and write into the finished file.
+    held: list[bool] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def watched(path: str, *args: str) -> None:
+            held.append(is_locked(path))
+            real(path, *args)
+
+        monkeypatch.setattr(os, name, watched)
+
+    part = kept_part(tmp_path / "file", threads, overwrite=end != "commit beside")
+    await part.prepare()
+    await part.append([CONTENT])
+    for name in ("replace", "unlink"):
+        watch(name)
+    await (part.discard() if end == "discard" else part.commit([]))
+    assert held == [True]
+    assert names(tmp_path) == ([] if end == "discard" else ["file"])
+
+
+def is_locked(path: str) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+async def test_nothing_is_written_behind_what_could_not_be_written(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = kept_part(tmp_path / "file", threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part._written()
+    with monkeypatch.context() as patch:
+        full_disk(patch)
+        await part.append([b"a batch that fits in part"])
+        assert part._writing is not None
+        await settle(part._writing)  # nobody has been told of the failure yet
+    await part.keep([b"more, and now there is space again"])
+    [left] = tmp_path.iterdir()
+    assert left.read_bytes() == b"some" + b"a batch that fits in"
+
+
+async def test_a_kept_part_is_as_secret_as_what_it_will_replace(
+    threads: Threads, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    part = kept_part(path, threads)
+    await part.prepare()
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()} == {0o600}
+    await part.commit([CONTENT])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_what_could_not_take_its_place_is_kept(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(_source: str, _target: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    part = kept_part(tmp_path / "file", threads)
+    await part.prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(DestinationError, match="Input/output"):
+            await part.commit([CONTENT])
+    await part.keep([])
+    again = kept_part(tmp_path / "file", threads)
+    assert await again.prepare() == len(CONTENT)
+    await again.commit([])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+async def test_a_kept_part_is_read_again_for_the_digest(threads: Threads, tmp_path: Path) -> None:
+    content = CONTENT * 5  # more than is read at a time
+    digest = hashlib.sha256(content).hexdigest()
+    first, second = (kept_part(tmp_path / "file", threads, sha256=digest) for _ in range(2))
+    await first.prepare()
+    await first.keep([content[:1_200_000]])
+    assert await second.prepare() == 1_200_000
+    await second.commit([content[1_200_000:]])
+    assert (tmp_path / "file").read_bytes() == content
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+@pytest.mark.parametrize("before", [[], [b"wrong"]], ids=["nothing", "something"])
+async def test_beginning_anew_forgets_what_was_written(
+    threads: Threads,
+    tmp_path: Path,
+    before: list[bytes],
+    is_checked: bool,  # noqa: FBT001
+) -> None:
+    sha256 = hashlib.sha256(CONTENT).hexdigest() if is_checked else None
+    part = part_file(tmp_path / "file", threads, sha256=sha256)
+    await part.prepare()
+    if before:
+        await part.append(before)
+    await part.restart()
+    await part.commit([CONTENT])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+async def test_without_a_name_to_keep_it_under_nothing_is_kept(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "file", threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part.keep([b" and more"])
+    assert names(tmp_path) == []
+
+
+async def test_an_empty_part_is_not_kept(threads: Threads, tmp_path: Path) -> None:
+    part = kept_part(tmp_path / "file", threads)
+    await part.prepare()
+    await part.keep([])
+    assert names(tmp_path) == []
+
+
+async def test_a_second_name_of_a_part_is_removed_and_not_written_through(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = kept_part(tmp_path / "file", threads)
+    await part.prepare()
+    await part.keep([CONTENT])
+    [left] = tmp_path.iterdir()
+    os.link(left, tmp_path / "finished")
+    again = kept_part(tmp_path / "file", threads)
+    assert await again.prepare() == 0
+    await again.commit([b"new"])
+    assert (tmp_path / "finished").read_bytes() == CONTENT
+    assert (tmp_path / "file").read_bytes() == b"new"
