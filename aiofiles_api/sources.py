@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Protocol, TypeAlias, TypeGuard, cast
+from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
 from aiofiles_api.errors import (
     InvalidArgumentError,
@@ -613,19 +613,24 @@ async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
     """
     opening = threads.start(tempfile.TemporaryFile)
     try:
-        file = await join(opening)
-        reader = await source.open()
         try:
-            while chunk := await reader.read():
-                await threads.run(partial(file.write, chunk))
-        finally:
-            await reader.aclose()
-        await threads.run(partial(file.seek, 0))
+            file = await join(opening)
+            await _copy(source, file, threads)
+        except OSError as error:
+            msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
+            raise SourceError(msg) from error
         yield _FileSource(file, source.name, threads)
-    except OSError as error:
-        msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
-        raise SourceError(msg) from error
     finally:
         # The thread may have opened it although we were cancelled meanwhile.
         if opening.exception() is None:
             await threads.run(opening.result().close)
+
+
+async def _copy(source: Source, file: IO[bytes], threads: Threads) -> None:
+    reader = await source.open()
+    try:
+        while chunk := await reader.read():
+            await threads.run(partial(file.write, chunk))
+    finally:
+        await reader.aclose()
+    await threads.run(partial(file.seek, 0))

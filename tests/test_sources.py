@@ -31,7 +31,7 @@ from aiofiles_api import (
     SourceError,
     SourceNotReplayableError,
 )
-from aiofiles_api.sources import Source, UploadSource, as_source
+from aiofiles_api.sources import Source, UploadSource, as_source, spooled
 from aiofiles_api.threads import Threads
 
 pytestmark = pytest.mark.anyio
@@ -225,7 +225,7 @@ def opened(stack: AsyncExitStack, path: Path, content: bytes, buffering: int = -
     return behind(stack.enter_context(open(path, "rb", buffering)))
 
 
-def spooled(
+def spooled_file(
     stack: AsyncExitStack, content: bytes, size: int
 ) -> tempfile.SpooledTemporaryFile[bytes]:
     file: tempfile.SpooledTemporaryFile[bytes]
@@ -322,12 +322,14 @@ KINDS: dict[str, Kind] = {
     "raw": Kind(lambda stack, path, content: opened(stack, path, content, 0)),
     "BytesIO": Kind(lambda _, __, content: behind(io.BytesIO(SKIPPED + content))),
     "seek tells nothing": Kind(lambda _, __, content: behind(SeekTellsNothing(SKIPPED + content))),
-    "spooled in memory": Kind(lambda stack, _, content: spooled(stack, content, 0)),
-    "spooled on disk": Kind(lambda stack, _, content: spooled(stack, content, 10)),
+    "spooled in memory": Kind(lambda stack, _, content: spooled_file(stack, content, 0)),
+    "spooled on disk": Kind(lambda stack, _, content: spooled_file(stack, content, 10)),
     "GzipFile": Kind(gzipped),
     "ZipExtFile": Kind(zipped),
-    "UploadFile": Kind(lambda stack, _, content: upload_file(spooled(stack, content, 0))),
-    "UploadFile on disk": Kind(lambda stack, _, content: upload_file(spooled(stack, content, 10))),
+    "UploadFile": Kind(lambda stack, _, content: upload_file(spooled_file(stack, content, 0))),
+    "UploadFile on disk": Kind(
+        lambda stack, _, content: upload_file(spooled_file(stack, content, 10))
+    ),
     "anyio file": Kind(anyio_file),
     "aiofiles file": Kind(aiofiles_file),
     "only read": Kind(lambda _, __, content: OnlyRead(content), False, False),
@@ -367,7 +369,9 @@ async def test_every_source_gives_its_bytes_from_where_it_stands(
     async with AsyncExitStack() as stack:
         upload = await made(kind, stack, tmp_path / "source.bin", content)
         source = as_source(upload, threads)
+        assert not source.is_spent
         assert await whole(source) == content
+        assert source.is_spent is not kind.replayable
         if kind.replayable:
             reader = await source.open()
             assert reader.length == (len(content) if kind.has_length else None)
@@ -925,3 +929,69 @@ async def test_cancelling_while_the_callers_generator_runs_waits_for_it(
     assert finished
     assert await reader.read() == b"late"  # nothing of it was lost
     await reader.aclose()
+
+
+# --- spooling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
+async def test_a_spooled_source_can_be_read_again_and_knows_its_length(
+    threads: WatchedThreads, content: bytes
+) -> None:
+    source = as_source(named(AsyncLines(content), "lines.txt"), threads)
+    async with spooled(source, threads) as copy:
+        assert copy.name == "lines.txt"
+        assert not copy.is_spent
+        for _ in range(2):
+            assert await whole(copy) == content
+        assert (await copy.open()).length == len(content)
+
+
+async def test_what_cannot_be_read_cannot_be_spooled(threads: WatchedThreads) -> None:
+    with pytest.raises(SourceError, match="the generator cannot be read: it raised BrokenError"):
+        async with spooled(as_source(broken_lines(), threads), threads):
+            pytest.fail("it was spooled")
+
+
+async def test_without_space_for_the_copy_it_says_what_to_do(
+    threads: WatchedThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    def unwritable() -> io.BytesIO:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    for make, reason in ((Full, "No space left"), (unwritable, "No usable temporary directory")):
+        monkeypatch.setattr(tempfile, "TemporaryFile", make)
+        remedy = f"spool=True: no temporary copy: {reason}.*; free space, or set TMPDIR"
+        with pytest.raises(SourceError, match=remedy):
+            async with spooled(as_source(lines(SMALL), threads), threads):
+                pytest.fail("it was spooled")
+
+
+async def test_what_the_upload_raises_is_no_fault_of_the_copy(threads: WatchedThreads) -> None:
+    with pytest.raises(BrokenPipeError):
+        async with spooled(as_source(SMALL, threads), threads):
+            raise BrokenPipeError(32, "Broken pipe")  # such as from print() as a progress sink
+
+
+@pytest.mark.parametrize("hops", range(4))
+async def test_cancelling_the_spooling_leaves_nothing_open(
+    threads: WatchedThreads, hops: int
+) -> None:
+    async def spool() -> None:
+        async with spooled(as_source(SMALL, threads), threads) as copy:
+            await whole(copy)
+
+    task = asyncio.create_task(spool())
+    while threads.started < hops:
+        await asyncio.sleep(0)
+    threads.gate.clear()
+    await asyncio.sleep(0)
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.02, threads.gate.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not threads.active
