@@ -49,6 +49,7 @@ from aiofiles_api.protocol import (
     read_page,
     redirect_url,
     retrieve_request,
+    server_time,
     status_error,
     upload_fields,
     upload_request,
@@ -565,6 +566,28 @@ def test_parameters_of_a_listing_are_encoded_and_the_clients_own_follow() -> Non
     assert url_of(request, ("api-version", "2024 &")) == (
         f"GET {BASE}/files?purpose=user+data&limit=100&order=asc&after=file-1&api-version=2024+%26"
     )
+
+
+def test_what_a_server_limits_together_has_one_name() -> None:
+    assert retrieve_request("file-1").endpoint == retrieve_request("file-2").endpoint
+    assert retrieve_request("file-1").endpoint == "GET files/*"
+    assert content_request("file-1").endpoint == "GET files/*/content"
+    assert delete_request("file-1").endpoint == "DELETE files/*"
+    assert list_request(ListQuery()).endpoint == "GET files"
+    assert upload_request("a", "text/plain").endpoint == "POST files"
+
+
+def test_every_upload_has_a_key_of_its_own_for_servers_that_heed_one() -> None:
+    keys = {upload_request("a", "text/plain").headers["Idempotency-Key"] for _ in range(100)}
+    assert len(keys) == 100
+    assert all(key.isascii() and key.isprintable() for key in keys)
+
+
+def test_the_servers_clock_is_read_where_it_is_told() -> None:
+    date = {"Date": "Tue, 14 Nov 2023 22:13:20 GMT"}
+    assert server_time(reply(200, b"", date)) == NOW
+    assert server_time(reply(200, b"", {"Date": "today"})) is None
+    assert server_time(reply(200)) is None
 
 
 def test_content_is_asked_for_from_the_offset_on_if_it_is_still_the_same() -> None:

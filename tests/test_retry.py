@@ -18,7 +18,7 @@ from aiofiles_api import (
     RateLimitError,
     RetryPolicy,
 )
-from aiofiles_api.retry import delay_before_retry
+from aiofiles_api.retry import delay_before_retry, why_no_retry
 
 seconds = st.floats(0, 1e12)
 anything = st.floats(allow_nan=False)
@@ -158,3 +158,14 @@ def test_no_retries_and_no_waiting_are_policies() -> None:
     policy = RetryPolicy(attempts=1, backoff=0, max_backoff=0, max_retry_after=0, deadline=0)
     delay = delay_before_retry(policy, failure(), attempt=1, elapsed=0, random=pytest.fail)
     assert delay is None
+
+
+def test_whoever_gets_no_other_attempt_is_told_why() -> None:
+    policy = RetryPolicy(attempts=3, max_retry_after=120)
+    assert why_no_retry(policy, failure(121), attempt=1) == (
+        "The server asks to wait 121 s, more than RetryPolicy.max_retry_after (120 s) allows."
+    )
+    last = "This was attempt 3, the last that the RetryPolicy allows."
+    assert why_no_retry(policy, failure(120), attempt=3) == last
+    assert why_no_retry(policy, failure(), attempt=3) == last
+    assert why_no_retry(policy, APIConnectionError("lost"), attempt=3) == last
