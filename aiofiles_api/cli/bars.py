@@ -99,7 +99,7 @@ def _progress(console: Console) -> Progress:
     name = Column(width=max(left - bar, _NARROWEST_NAME), no_wrap=True, overflow="ellipsis")
     return Progress(
         _Name(name),
-        BarColumn(bar_width=bar, finished_style="green"),
+        BarColumn(bar_width=bar, complete_style="cyan", finished_style="green"),
         _Amount(),
         _Rate(),
         _Clock(),

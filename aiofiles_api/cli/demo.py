@@ -101,8 +101,8 @@ async def demo(
                 server = base_url
                 files = FilesClient(base_url=base_url, api_key=api_key)
             screen.say(f"{len(sizes)} files, {size(sum(sizes))} in all, to {server} and back")
-            await stack.enter_async_context(files)
             await stack.enter_async_context(record.memory)
+            await stack.enter_async_context(files)
             tour = Tour(files, directory, purpose, screen, record)
             stack.push_async_callback(tour.clean_up)
             differing = await tour.go(sizes)
