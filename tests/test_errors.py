@@ -153,6 +153,21 @@ def assert_same(other: errors.FilesError, error: errors.FilesError) -> None:
             assert files.extra == FILE.extra
 
 
+def test_a_status_error_has_all_that_the_server_said() -> None:
+    error = make("BadRequestError")
+    assert vars(error) == {
+        "retryable": True,
+        "status_code": 400,
+        "message": "no",
+        "code": "c",
+        "type": "t",
+        "param": "p",
+        "request_id": "req_1",
+        "retry_after": 1.5,
+        "body": "{}",
+    }
+
+
 def test_a_status_error_without_details_has_none() -> None:
     error = errors.NotFoundError("retrieving file-1: 404", status_code=404, message="Not Found")
     assert str(error) == "retrieving file-1: 404"

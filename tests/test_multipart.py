@@ -56,6 +56,8 @@ def test_the_length_around_a_file_of_unknown_length_is_unknown() -> None:
 
 
 @given(names)
+@example("\ud800-\udcff")
+@example('"\r\n"')
 def test_a_filename_is_written_by_the_rule_of_browsers(name: str) -> None:
     envelope = seal({"purpose": "batch"}, filename=name, content_type="text/plain", boundary="B")
     assert envelope.prefix == (
