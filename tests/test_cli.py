@@ -28,10 +28,16 @@ from command_line import (
     started,
     until,
 )
-from conftest import KEY, RawRequest, raw_server, reply, silence
+from conftest import KEY, NO_RETRIES, RawRequest, raw_server, reply, silence
 from rich.cells import cell_len
 
-from aiofiles_api import AuthenticationError, FileObject, FilesClient, __version__
+from aiofiles_api import (
+    AuthenticationError,
+    FileObject,
+    FilesClient,
+    InternalServerError,
+    __version__,
+)
 from aiofiles_api.__main__ import main
 from aiofiles_api.cli import app, process, run
 from aiofiles_api.cli.commands import with_distinct_names
@@ -912,3 +918,23 @@ def test_serve_says_why_it_cannot(server: Server, command: CommandLine, tmp_path
     ran = command("serve", "--port=0", "--data-dir", path)
     assert ran.status == 1
     assert f"with --data-dir {path}: " in ran.err
+
+
+@pytest.mark.anyio
+async def test_serve_lets_go_wrong_what_a_file_says(tmp_path: Path) -> None:
+    path = write(tmp_path / "faults.toml", b'[[fault]]\nkind = "error-reply"\nstatus = 500')
+    async with started(*COMMAND, "serve", "--port=0", "--faults", path) as child:
+        base_url, key = await announced(child)
+        async with FilesClient(base_url=base_url, api_key=key, retry=NO_RETRIES) as files:
+            with pytest.raises(InternalServerError):
+                await files.retrieve("file-1")
+
+
+def test_serve_says_what_is_wrong_with_the_faults(command: CommandLine, tmp_path: Path) -> None:
+    path = write(tmp_path / "faults.toml", b'[[fault]]\nkind = "rest"')
+    ran = command("serve", "--port=0", "--faults", path)
+    assert ran.status == 1
+    assert f"cannot use the faults: {path}: fault 1: there is no kind 'rest'" in ran.err
+    ran = command("serve", "--port=0", "--faults", f"{path}.none")
+    assert ran.status == 1
+    assert "cannot use the faults: " in ran.err

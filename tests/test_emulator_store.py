@@ -135,6 +135,7 @@ def pages(
 def test_a_small_file_is_kept_as_it_came(store: Store) -> None:
     arrival = Arrival("file-1", NewFile('na"me\x00\n🗎', "assistants"), b"\x00\xff")
     [described] = store.add([arrival])
+    assert described
     assert json.loads(described) == {
         "id": "file-1",
         "object": "file",
@@ -248,6 +249,7 @@ def test_a_file_vanishes_when_its_time_has_come(
     store: Store, clock: Clock, new: NewFile, lifetime: int
 ) -> None:
     [described] = store.add([Arrival("file-1", new, b"x")])
+    assert described
     assert json.loads(described)["expires_at"] == 1_700_000_000 + lifetime
     clock.now = 1_700_000_000 + lifetime - 1
     assert store.find("file-1")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 from aiofiles_api import FilesError
 from aiofiles_api.cli.screen import NAME
+from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["serve"]
 
@@ -22,6 +24,7 @@ async def serve(
     data_dir: str | None = None,
     api_key: str | None = None,
     ranges: Annotated[bool, Parameter(negative="--no-ranges", show_default=False)] = True,
+    faults: str | None = None,
 ) -> int:
     """Serve an emulated Files API, for tests and for work offline.
 
@@ -34,12 +37,24 @@ async def serve(
         data_dir: Where the files are kept. Default: a directory that is removed at the end.
         api_key: The one key to accept. Default: any.
         ranges: Whether downloads can be resumed, which is the default; many servers cannot.
+        faults: A TOML file that says what shall go wrong, and when.
     """
     import sqlite3  # noqa: PLC0415 - see the next line
 
-    from aiofiles_api.emulator import DataDirInUseError, Emulator  # noqa: PLC0415 - a slow import
+    from aiofiles_api.emulator import (  # noqa: PLC0415 - a slow import
+        DataDirInUseError,
+        Emulator,
+        FaultsFileError,
+        load_faults,
+    )
 
-    emulator = Emulator(data_dir, api_key=api_key, host=host, port=port, ranges=ranges)
+    try:
+        wanted = () if faults is None else await in_thread(partial(load_faults, faults))
+    except (OSError, FaultsFileError) as error:
+        raise FilesError(f"cannot use the faults: {error}") from error
+    emulator = Emulator(
+        data_dir, api_key=api_key, host=host, port=port, ranges=ranges, faults=wanted
+    )
     try:
         async with emulator as server:
             key = "any" if api_key is None else "'the key that you chose'"

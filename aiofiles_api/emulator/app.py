@@ -9,8 +9,9 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeAlias
 from urllib.parse import quote
 
 from aiohttp import HttpVersion11, web
@@ -28,6 +29,7 @@ from aiofiles_api.emulator.store import (
     Arrival,
     BlobReader,
     BlobWriter,
+    Claim,
     NewFile,
     Order,
     Store,
@@ -35,7 +37,7 @@ from aiofiles_api.emulator.store import (
 )
 from aiofiles_api.emulator.threads import Gatherer, Threads
 
-__all__ = ["FilesApi", "application"]
+__all__ = ["WIRE", "ApiError", "FilesApi", "Incoming", "Wire", "application", "ask_for_body"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +67,14 @@ class ApiError(Exception):
         status: int,
         message: str,
         *,
+        kind: str | None = None,
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.kind = kind or ("server_error" if status >= 500 else "invalid_request_error")  # noqa: PLR2004
         self.param = param
         self.code = code
         self.headers = headers
@@ -79,11 +83,34 @@ class ApiError(Exception):
         """Render the documented body, all four keys of it."""
         error = {
             "message": str(self),
-            "type": "server_error" if self.status >= 500 else "invalid_request_error",  # noqa: PLR2004
+            "type": self.kind,
             "param": self.param,
             "code": self.code,
         }
         return web.json_response({"error": error}, status=self.status, headers=self.headers)
+
+
+Incoming: TypeAlias = AsyncIterator[tuple[bytes, bool]]
+"""The chunks of a body, as aiohttp's `iter_chunks` gives them."""
+
+
+class Wire:
+    """How bodies come in and go out."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    def incoming(self) -> Incoming:
+        """Read the request's body."""
+        return self._request.content.iter_chunks()
+
+    def outgoing(self) -> web.StreamResponse:
+        """Make a response whose body can be written bit by bit."""
+        return web.StreamResponse()
+
+
+WIRE: Final = web.RequestKey("WIRE", Wire)
+"""Where a middleware may give a request a wire of its own making."""
 
 
 class Form:
@@ -175,13 +202,21 @@ class FilesApi:
     """The five operations."""
 
     def __init__(
-        self, store: Store, threads: Threads, *, max_file_bytes: int, ranges: bool
+        self,
+        store: Store,
+        threads: Threads,
+        *,
+        max_file_bytes: int,
+        ranges: bool,
+        idempotency: bool,
     ) -> None:
         self._store = store
         self._threads = threads
-        self._add: Gatherer[Arrival, str] = Gatherer(threads, store.add)
+        self._add: Gatherer[Arrival, str | None] = Gatherer(threads, store.add)
         self._max_file_bytes = max_file_bytes
         self._ranges = ranges
+        self._idempotency = idempotency
+        self._keys_under_way: set[str] = set()
 
     def routes(self) -> list[web.RouteDef]:
         """Give each operation its method and path."""
@@ -217,17 +252,8 @@ class FilesApi:
             raise _invalid(str(error)) from error
         if (request.content_length or 0) > self._max_file_bytes + _FORM_BYTES:
             raise _too_large(self._max_file_bytes)
-        file_id = f"file-{secrets.token_hex(16)}"
-        form, blob = Form(self._max_file_bytes), self._store.blob(file_id)
-        try:
-            await self._receive(request, parser, form, blob)
-            new = form.new_file()
-            content = await self._content(form, blob)
-            described = await self._add.run(Arrival(file_id, new, content))
-        finally:
-            if blob.is_loose:
-                await self._threads.run(blob.discard)
-        return _json_response(described.encode())
+        with self._claimed(request.headers.get("Idempotency-Key")) as key:
+            return await self._store_file(request, parser, key)
 
     async def retrieve_file(self, request: web.Request) -> web.StreamResponse:
         """Describe a file."""
@@ -255,14 +281,50 @@ class FilesApi:
             if reader.is_open:
                 await self._threads.run(reader.close)
 
+    @contextmanager
+    def _claimed(self, key: str | None) -> Iterator[str | None]:
+        """Hold an Idempotency-Key while its request is under way, if it matters at all."""
+        if not (key and self._idempotency):
+            yield None
+            return
+        if key in self._keys_under_way:
+            raise ApiError(
+                409, "A request with this Idempotency-Key is under way.", param="Idempotency-Key"
+            )
+        self._keys_under_way.add(key)
+        try:
+            yield key
+        finally:
+            self._keys_under_way.remove(key)
+
+    async def _store_file(
+        self, request: web.Request, parser: FormParser, key: str | None
+    ) -> web.StreamResponse:
+        file_id = f"file-{secrets.token_hex(16)}"
+        form, blob = Form(self._max_file_bytes), self._store.blob(file_id)
+        try:
+            await self._receive(request, parser, form, blob)
+            new = form.new_file()
+            content = await self._content(form, blob)
+            claim = await self._threads.run(Claim.of, key, new, content) if key else None
+            described = await self._add.run(Arrival(file_id, new, content, claim))
+        finally:
+            if blob.is_loose:
+                await self._threads.run(blob.discard)
+        if described is None:
+            raise ApiError(
+                422, "This Idempotency-Key was used for another file.", param="Idempotency-Key"
+            )
+        return _json_response(described.encode())
+
     async def _receive(
         self, request: web.Request, parser: FormParser, form: Form, blob: BlobWriter
     ) -> None:
         """Read the form to its end, writing what is large of the file in batches meanwhile."""
         received = 0
         try:
-            await _ask_for_body(request)
-            async for chunk, _ in request.content.iter_chunks():
+            await ask_for_body(request)
+            async for chunk, _ in _wire(request).incoming():
                 received += len(chunk)
                 if received > self._max_file_bytes + _FORM_BYTES:
                     raise _too_large(self._max_file_bytes)
@@ -300,7 +362,9 @@ class FilesApi:
         if reader.content is not None:
             body = reader.content[span.start : span.stop]
             return web.Response(status=status, headers=headers, body=body)
-        response = web.StreamResponse(status=status, headers=headers)
+        response = _wire(request).outgoing()
+        response.set_status(status)
+        response.headers.update(headers)
         response.content_length = len(span)
         await self._stream(request, response, reader, span)
         return response
@@ -339,11 +403,16 @@ async def _leave_it_to_the_handler(_: web.Request) -> None:
     """Send no "100 Continue" yet: a body that will be refused is better not sent at all."""
 
 
-async def _ask_for_body(request: web.Request) -> None:
+async def ask_for_body(request: web.Request) -> None:
+    """Say "100 Continue" to a client that waits for it."""
     asks = request.headers.get("Expect", "").lower() == "100-continue"
     if asks and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # This was not yet the response.
+
+
+def _wire(request: web.Request) -> Wire:
+    return request.get(WIRE) or Wire(request)
 
 
 def _integer(text: str | None) -> int | None:

@@ -4,25 +4,27 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
-
-from aiofiles_api.emulator.app import BATCH_BYTES, FilesApi, application
+from aiofiles_api.emulator.app import FilesApi, application
+from aiofiles_api.emulator.connections import Connections
+from aiofiles_api.emulator.faults import Fault
+from aiofiles_api.emulator.injection import Injector
+from aiofiles_api.emulator.record import ReceivedRequest, Record, note_reply
+from aiofiles_api.emulator.schedule import Schedule
 from aiofiles_api.emulator.store import Store
 from aiofiles_api.emulator.threads import Threads, settled
 
 __all__ = ["Emulator"]
 
 _THREADS: Final = 8
-_GRACE_SECONDS: Final = 0.2  # for the requests that are under way at the end
+_REQUESTS_KEPT: Final = 100_000
 _SECONDS_BETWEEN_EXPIRIES: Final = 60.0
 
 
@@ -35,6 +37,10 @@ class Emulator:
     its larger meaning, so as to refuse nothing that the service accepts. Without `ranges` a
     download is always the whole content and has no ETag, as the API promises no more than that.
     `clock` gives the time in seconds since the epoch.
+
+    Each of the `faults` befalls the requests that it is meant for. With `idempotency` an upload
+    that repeats an Idempotency-Key is answered with the file that was stored first, while its
+    content is the same; the service itself does not look at that header.
 
     Raises:
         DataDirInUseError: On entry, where another emulator is using `data_dir`.
@@ -49,16 +55,20 @@ class Emulator:
         port: int = 0,
         max_file_bytes: int = 512 * 1024 * 1024,
         ranges: bool = True,
+        faults: Iterable[Fault] = (),
+        idempotency: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._api_key = api_key
-        self._host = host
-        self._port = port
         self._max_file_bytes = max_file_bytes
         self._ranges = ranges
+        self._faults = tuple(faults)
+        self._idempotency = idempotency
         self._clock = clock
-        self._base_url: str | None = None
+        self._record = Record(_REQUESTS_KEPT)
+        self._connections = Connections(host, port)
+        self._injector = Injector(self._connections.refused)
         self._running = AsyncExitStack()
 
     @property
@@ -68,9 +78,32 @@ class Emulator:
         Raises:
             RuntimeError: It is not running.
         """
-        if self._base_url is None:
-            raise RuntimeError("The emulator is not running: enter it with 'async with' first")
-        return self._base_url
+        return self._connections.base_url
+
+    @property
+    def requests(self) -> Sequence[ReceivedRequest]:
+        """What has come since the start, in that order: the latest 100,000 requests."""
+        return self._record.requests
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What goes wrong; may be replaced at any time, and then begins to count anew."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Iterable[Fault]) -> None:
+        self._faults = tuple(faults)
+        self._injector.schedule = Schedule(self._faults)
+
+    def refusing_connections(self) -> AbstractAsyncContextManager[None]:
+        """Refuse connections while the context is open, and then take them again on the same port.
+
+        Connections that are open are closed, each as soon as it has no request under way.
+
+        Raises:
+            OSError: At the end, if somebody else has taken the port.
+        """
+        return self._connections.refused()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as starting:
@@ -84,8 +117,14 @@ class Emulator:
             make_store = partial(Store, data_dir, self._clock, is_temporary=is_temporary)
             store = await starting.enter_async_context(threads.hold(make_store, Store.close))
             await starting.enter_async_context(_expiring(store, threads))
-            api = FilesApi(store, threads, max_file_bytes=self._max_file_bytes, ranges=self._ranges)
-            self._base_url = await starting.enter_async_context(self._serving(api))
+            api = FilesApi(
+                store,
+                threads,
+                max_file_bytes=self._max_file_bytes,
+                ranges=self._ranges,
+                idempotency=self._idempotency,
+            )
+            await starting.enter_async_context(self._serving(api))
             self._running = starting.pop_all()
         return self
 
@@ -95,56 +134,19 @@ class Emulator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._base_url = None
         await settled(asyncio.ensure_future(self._running.aclose()))
 
     @asynccontextmanager
-    async def _serving(self, api: FilesApi) -> AsyncIterator[str]:
-        tasks: set[asyncio.Task[None]] = set()
-        app = application(api, api_key=self._api_key, middlewares=[_watch(tasks)])
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_GRACE_SECONDS, read_bufsize=BATCH_BYTES
+    async def _serving(self, api: FilesApi) -> AsyncIterator[None]:
+        self._record = Record(_REQUESTS_KEPT)
+        self._injector.schedule = Schedule(self._faults)
+        watches = (self._connections, self._record, self._injector)
+        app = application(
+            api, api_key=self._api_key, middlewares=[watch.middleware() for watch in watches]
         )
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            host = f"[{self._host}]" if ":" in self._host else self._host
-            yield f"http://{host}:{site.port}/v1"
-        finally:
-            await _shut_down(runner, tasks)
-
-
-async def _shut_down(runner: web.AppRunner, tasks: set[asyncio.Task[None]]) -> None:
-    """Stop serving, and leave neither task nor connection behind."""
-    server = runner.server
-    connections = [] if server is None else server.connections
-    transports = [it.transport for it in connections if it.transport is not None]
-    await runner.cleanup()
-    # What that does not do: it never waits for a task that it cancels, it forgets those that still
-    # wait for a body whose client has gone, and it keeps a connection open until all is sent, which
-    # is for ever where the client has stopped reading.
-    for transport in transports:
-        transport.abort()
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
-def _watch(tasks: set[asyncio.Task[None]]) -> Middleware:
-    """Keep the tasks that handle requests in a set while they last."""
-
-    @web.middleware
-    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # The request has a task of its own beside that of its connection.
-        for task in (request.task, asyncio.current_task()):
-            if task is not None and task not in tasks:
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-        return await handler(request)
-
-    return watch
+        app.on_response_prepare.append(note_reply)
+        async with self._connections.lead_to(app):
+            yield
 
 
 def _make_temporary_directory() -> Path:

@@ -13,6 +13,7 @@ All methods block; any thread may call them.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import attrs
 
@@ -28,6 +29,7 @@ __all__ = [
     "Arrival",
     "BlobReader",
     "BlobWriter",
+    "Claim",
     "DataDirInUseError",
     "NewFile",
     "Order",
@@ -39,6 +41,7 @@ Order = Literal["asc", "desc"]
 
 _BATCH_EXPIRES_AFTER: Final = 30 * 24 * 3600  # the API's default for purpose=batch
 _EXPIRED_AT_ONCE: Final = 500
+_CLAIMS_KEPT_SECONDS: Final = 24 * 3600
 
 # A file's place in the listing is one number: the second of its creation, then the count of files
 # within that second. No place is given twice while a cursor can tell, or a new file might hide
@@ -69,6 +72,12 @@ CREATE TABLE IF NOT EXISTS tombstones (
     id TEXT NOT NULL UNIQUE,
     place INTEGER NOT NULL UNIQUE
 );
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    object TEXT NOT NULL,
+    claimed_at INTEGER NOT NULL
+);
 CREATE TRIGGER IF NOT EXISTS bury AFTER DELETE ON files BEGIN
     DELETE FROM contents WHERE place = old.place;
     INSERT INTO tombstones (id, place) VALUES (old.id, old.place);
@@ -96,6 +105,15 @@ VALUES (:place, :id, :purpose, :expires_at, :content IS NULL, :object)
 _INSERT_CONTENT: Final = """
 INSERT INTO contents (place, content) SELECT :place, :content WHERE :content IS NOT NULL
 """
+
+_INSERT_CLAIM: Final = """
+INSERT INTO claims (key, fingerprint, object, claimed_at)
+VALUES (:key, :fingerprint, :object, :claimed_at)
+"""
+
+_CLAIMED: Final = "SELECT fingerprint, object FROM claims WHERE key = :key"
+
+_FORGET_CLAIMS: Final = "DELETE FROM claims WHERE claimed_at <= :until"
 
 _FIND: Final = """
 SELECT object FROM files WHERE id = :id AND (expires_at IS NULL OR expires_at > :now)
@@ -195,10 +213,33 @@ class BlobWriter:
         self._path.unlink()
         self.is_loose = False
 
+    def digest(self) -> bytes:
+        """Digest the finished blob."""
+        with self._path.open("rb") as blob:
+            return hashlib.file_digest(blob, "sha256").digest()
+
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@attrs.frozen
+class Claim:
+    """An Idempotency-Key, and the fingerprint of what it was sent with."""
+
+    key: str
+    fingerprint: bytes
+
+    @classmethod
+    def of(cls, key: str, new: NewFile, content: bytes | BlobWriter) -> Self:
+        """Take the fingerprint."""
+        if isinstance(content, BlobWriter):
+            digest = content.digest()
+        else:
+            digest = hashlib.sha256(content).digest()
+        described = json.dumps(attrs.astuple(new)).encode()
+        return cls(key, hashlib.sha256(digest + described).digest())
 
 
 @attrs.frozen
@@ -209,6 +250,7 @@ class Arrival:
     new: NewFile
     content: bytes | BlobWriter
     """A small file's bytes, or the finished blob of another."""
+    claim: Claim | None = None
 
 
 @attrs.frozen
@@ -317,22 +359,31 @@ class Store:
         """Name the place of a file's blob."""
         return self._blobs / file_id
 
-    def add(self, arrivals: Sequence[Arrival]) -> list[str]:
-        """Make files of all arrivals, or of none; give each one's File object as JSON."""
+    def add(self, arrivals: Sequence[Arrival]) -> list[str | None]:
+        """Make files of all arrivals, or of none; give each one's File object as JSON.
+
+        Where the key of a claim was used before, nothing is stored: given is the object of that
+        time or, if the fingerprint was another, `None`.
+        """
         with self._transaction(self._writer, self._writing):
+            repeated = self._repeated(arrivals)
+            added = [arrival for arrival in arrivals if arrival.id not in repeated]
             created_at = int(self._clock())
             next_place = self._last_place(created_at) + 1
             rows = [
-                _row(arrival, place, created_at)
-                for place, arrival in enumerate(arrivals, next_place)
+                _row(arrival, place, created_at) for place, arrival in enumerate(added, next_place)
             ]
             parameters = [attrs.asdict(row) for row in rows]
             self._writer.executemany(_INSERT_FILE, parameters)
             self._writer.executemany(_INSERT_CONTENT, parameters)
-        for arrival in arrivals:
+            for arrival, row in zip(added, rows, strict=True):
+                if arrival.claim is not None:
+                    self._claim(arrival.claim, row)
+        for arrival in added:
             if isinstance(arrival.content, BlobWriter):
                 arrival.content.is_loose = False
-        return [row.object for row in rows]
+        answers = repeated | {row.id: row.object for row in rows}
+        return [answers[arrival.id] for arrival in arrivals]
 
     def find(self, file_id: str) -> str | None:
         """Give a File object as JSON, if there is such a file."""
@@ -355,7 +406,13 @@ class Store:
         return self._remove(_DELETE, {"id": file_id, "now": self._clock()}) > 0
 
     def expire(self) -> int:
-        """Remove files whose time has come, some hundreds at once; tell how many."""
+        """Remove files whose time has come, some hundreds at once; tell how many.
+
+        Keys that were used more than a day ago are forgotten.
+        """
+        with self._writing:
+            until = self._clock() - _CLAIMS_KEPT_SECONDS
+            self._writer.execute(_FORGET_CLAIMS, {"until": until})
         return self._remove(_EXPIRE, {"now": self._clock(), "limit": _EXPIRED_AT_ONCE})
 
     def page(self, *, purpose: str | None, order: Order, after: str | None, limit: int) -> bytes:
@@ -373,6 +430,28 @@ class Store:
             _, more = self._files_beyond(self._place(last_id), purpose, order, 1)
         end = {"first_id": first_id, "last_id": last_id, "has_more": bool(more)}
         return b'{"object":"list","data":[%b],%b' % (objects, _json(end).encode()[1:])
+
+    def _repeated(self, arrivals: Sequence[Arrival]) -> dict[str, str | None]:
+        """Answer those whose key was used before, by their ids."""
+        answers: dict[str, str | None] = {}
+        for arrival in arrivals:
+            if arrival.claim is not None:
+                key = {"key": arrival.claim.key}
+                for fingerprint, described in self._writer.execute(_CLAIMED, key):
+                    is_same = fingerprint == arrival.claim.fingerprint
+                    answers[arrival.id] = described if is_same else None
+        return answers
+
+    def _claim(self, claim: Claim, row: _Row) -> None:
+        self._writer.execute(
+            _INSERT_CLAIM,
+            {
+                "key": claim.key,
+                "fingerprint": claim.fingerprint,
+                "object": row.object,
+                "claimed_at": self._clock(),
+            },
+        )
 
     def _last_place(self, second: int) -> int:
         """Give the last place of a second that is or was taken."""
