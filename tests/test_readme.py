@@ -12,7 +12,7 @@ import pytest
 from conftest import KEY
 
 import aiofiles_api
-from aiofiles_api.emulator import Emulator
+from aiofiles_api.emulator import Emulator, load_faults
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +76,12 @@ async def test_every_other_piece_of_python_runs(
     body = body.replace('(file, "data.jsonl", overwrite', '(file, "new.jsonl", overwrite')
     body = body.replace('"file-abc"', "file.id")
     await run(SETUP.replace("BODY", body.replace("\n", "\n        ")), tmp_path, server.base_url)
+
+
+def test_the_file_of_faults_can_be_loaded(tmp_path: Path) -> None:
+    [toml] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "faults.toml").write_text(toml)
+    assert len(load_faults(tmp_path / "faults.toml")) == toml.count("[[fault]]") == 2
 
 
 def test_every_error_stands_in_the_readme() -> None:
