@@ -172,12 +172,12 @@ async def test_connections_are_kept_and_never_more_than_allowed() -> None:
 
 async def test_waiting_for_a_connection_slot_is_no_timeout() -> None:
     async def slowly(request: RawRequest, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
         await reply(FILE)(request, writer)
 
     async with (
         raw_server(slowly) as raw,
-        client_of(raw, max_connections=1, timeouts=Timeouts(connect=0.1)) as files,
+        client_of(raw, max_connections=1, timeouts=Timeouts(connect=0.5)) as files,
     ):
         async with anyio.create_task_group() as group:
             for _ in range(3):

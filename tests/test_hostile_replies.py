@@ -476,7 +476,7 @@ async def test_a_reply_that_drips_is_ended_in_time() -> None:
 
         return follow
 
-    timeouts = Timeouts(reply=0.2, read=0.1)
+    timeouts = Timeouts(reply=0.5, read=5)
     async with nothing_leaks(), raw_server(drip("200 OK")) as raw:
         async with client_of(raw, timeouts=timeouts) as files:
             with pytest.raises(APITimeoutError, match="drips"):
@@ -496,7 +496,7 @@ async def test_the_key_that_was_sent_is_in_no_local_variable_as_it_is_shown() ->
 
 
 async def test_one_refusal_with_a_time_to_wait_holds_back_the_whole_client() -> None:
-    refusal = reply("", status="429 Slow Down", headers={"retry-after-ms": "300"})
+    refusal = reply("", status="429 Slow Down", headers={"retry-after-ms": "1500"})
     async with (
         raw_server(refusal, reply(FILE)) as raw,
         client_of(raw, retry=QUICK_RETRIES) as files,

@@ -349,8 +349,8 @@ async def test_a_refusal_is_not_uncertain() -> None:
 
 
 async def test_after_a_timeout_it_is_looked_for_again_because_servers_store_late() -> None:
-    shelf = Shelf(losses=1, lose="silence", late=0.4)
-    async with shelved(shelf, timeouts=Timeouts(reply=0.2)) as (_, files):
+    shelf = Shelf(losses=1, lose="silence", late=1.2)
+    async with shelved(shelf, timeouts=Timeouts(reply=0.8)) as (_, files):
         assert (await files.upload(CONTENT, purpose="batch")).id == "file-0"
     assert shelf.posts == 1
 
