@@ -274,15 +274,18 @@ async def test_a_client_that_does_not_read_may_hang_up_before_a_fault(kind: Kind
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
 
 
-async def test_a_lost_reply_is_that_of_something_done() -> None:
-    async with suffering(LostReply()) as server:
-        assert await upload(server) == Heard("", b"", "reset")
+@pytest.mark.parametrize(
+    ("kind", "end"), [(LostReply(), "reset"), (LostReply(orderly=True), "closed")]
+)
+async def test_a_lost_reply_is_that_of_something_done(kind: Kind, end: str) -> None:
+    nothing = Heard("", b"", end)
+    async with suffering(kind) as server:
+        assert await upload(server) == nothing
         assert await count(server) == 1
         path = await stored(server)
-        assert await ask(server, "GET", path) == Heard("", b"", "reset")
+        assert await ask(server, "GET", path) == nothing
         assert await count(server) == 2
-        file = path.removesuffix("/content")
-        assert await ask(server, "DELETE", file) == Heard("", b"", "reset")
+        assert await ask(server, "DELETE", path.removesuffix("/content")) == nothing
         assert await count(server) == 1
 
 
@@ -934,7 +937,8 @@ def test_every_kind_has_a_name_in_files(tmp_path: Path) -> None:
         ),
         ("[[fault]]\nkind=7", "fault 1: there is no kind 7, but cut-json, delay, drip"),
         ('[[fault]]\nkind="reset"\natt=1', "fault 1: 'reset' has no field 'att', but at, body"),
-        ('[[fault]]\nkind="lost-reply"\nat=1', "'lost-reply' has no field 'at', but none at all"),
+        ('[[fault]]\nkind="lost-reply"\nat=1', "'lost-reply' has no field 'at', but orderly"),
+        ('[[fault]]\nkind="repeat-page"\nat=1', "'repeat-page' has no field 'at', but none at a"),
         ('[[fault]]\nkind="reset"\nat=-1', "fault 1: 'at' must be 'start', 'middle', 'end'"),
         ('[[fault]]\nkind="reset"\nnth=0', "fault 1: 'nth' must be an integer above 0, not 0"),
         ('[[fault]]\nkind="cut-json"\non="content"', "CutJson() cannot befall 'content'"),

@@ -120,7 +120,12 @@ class Reset:
 
 @attrs.frozen
 class LostReply:
-    """Do what was asked for, and reset the connection instead of replying."""
+    """Do what was asked for, and reset the connection instead of replying.
+
+    With `orderly` it is closed in good order, as by a server that ends.
+    """
+
+    orderly: bool = attrs.field(default=False, kw_only=True, validator=_flag)
 
 
 @attrs.frozen

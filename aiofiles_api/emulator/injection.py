@@ -35,7 +35,7 @@ from aiofiles_api.emulator.faults import (
 )
 from aiofiles_api.emulator.record import RECEIVED
 from aiofiles_api.emulator.schedule import Schedule
-from aiofiles_api.emulator.sockets import reset, wait
+from aiofiles_api.emulator.sockets import close, reset, wait
 from aiofiles_api.emulator.tampering import HeldBack, Tampered, TamperedWith, place
 
 __all__ = ["Injector"]
@@ -101,7 +101,8 @@ class Injector:
                 reset(request)
             case _:
                 await _do(request, handler)
-                reset(request)
+                end = close if kind.orderly else reset
+                end(request)
 
 
 async def _over_faulty_wire(
