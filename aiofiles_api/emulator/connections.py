@@ -93,16 +93,19 @@ class Connections:
             await self._listen_or_not()
 
     async def _listen_or_not(self) -> None:
-        """Make of the listening socket what it has to be by now."""
+        """Make of the listening socket what it has to be by now, one caller after the other."""
         async with self._changing:
-            runner = None if self._refusals else self._runner
-            if runner is None and self._site is not None:
-                site, self._site = self._site, None
-                await site.stop()
-            elif runner is not None and self._site is None:
-                site = web.TCPSite(runner, self._host, self._port)
-                await site.start()
-                self._site, self._port = site, site.port
+            await self._change_listening()
+
+    async def _change_listening(self) -> None:
+        runner = None if self._refusals else self._runner
+        if runner is None and self._site is not None:
+            site, self._site = self._site, None
+            await site.stop()
+        elif runner is not None and self._site is None:
+            site = web.TCPSite(runner, self._host, self._port)
+            await site.start()
+            self._site, self._port = site, site.port
 
     def _close_idle(self) -> None:
         for connection in _connections(self._runner):
