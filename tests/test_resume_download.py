@@ -301,13 +301,14 @@ async def test_a_download_that_is_killed_again_and_again_ends_whole(tmp_path: Pa
                 sys.executable, "-c", PROGRAM, raw.base_url, KEY, "file-1", tmp_path / "copy"
             )
             try:
-                async with asyncio.timeout(dice.uniform(0.3, 1.2) if kills < 5 else None):
+                async with asyncio.timeout(dice.uniform(0.3, 0.7) if kills < 5 else None):
                     await process.wait()
             except TimeoutError:
                 process.kill()
                 await process.wait()
                 kills += 1
-                assert not (tmp_path / "copy").exists()
+                if (tmp_path / "copy").exists():
+                    break  # the kill came after the end: it must be whole, which is seen below
             else:
                 assert process.returncode == 0
                 break
