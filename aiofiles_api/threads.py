@@ -9,8 +9,12 @@ process: a handler of Starlette's must not wait for our disk, nor we for its.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -19,20 +23,43 @@ __all__ = ["Threads", "join", "settle"]
 
 T = TypeVar("T")
 
+_PATIENCE = 0.01
+"""Seconds for which nothing may be finished before another thread joins in. Not shorter than what
+a thread may have to wait until the interpreter lets it run (`sys.getswitchinterval()`)."""
+
 
 class Threads:
     """A bounded pool of threads that starts empty and grows with need.
+
+    One thread works through all that waits, and another one joins in only when it does not get on.
+    A thread for each piece of work would have them wait for the interpreter and wake each other:
+    for small files that took several times as long as the work itself. For the same reason what
+    is done is reported together.
 
     Args:
         limit: The most threads at one time.
     """
 
     def __init__(self, limit: int = 32) -> None:
+        self._limit = limit
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="aiofiles_api")
+        self._waiting: deque[Callable[[], Callable[[], None]]] = deque()
+        self._done: deque[Callable[[], None]] = deque()
+        self._busy = 0  # threads that were sent to work; on the loop alone is it changed
+        self._got_on_at = 0.0
+        self._will_report = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Start `work` now; its caller owes the future a `join` or a `settle`."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(partial(_outcome, work, future))
+        if self._busy == 0:
+            self._send_another(loop)
+        elif self._timer is None:
+            self._timer = loop.call_later(_PATIENCE, self._look, loop)
+        return future
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread and return what it returns."""
@@ -40,15 +67,81 @@ class Threads:
 
     def close(self) -> None:
         """End the threads; each of them ends as soon as its work is done."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._executor.shutdown(wait=False)
+
+    def _send_another(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._executor.submit(self._work, loop)
+        self._busy += 1
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send another thread if those at work do not get on."""
+        self._timer = None
+        if self._waiting:
+            if self._busy < self._limit and time.monotonic() - self._got_on_at >= _PATIENCE:
+                self._send_another(loop)
+            self._timer = loop.call_later(_PATIENCE, self._look, loop)
+
+    # --- in threads ----------------------------------------------------------------------------
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do what waits until nothing does."""
+        while self._waiting:
+            try:
+                work = self._waiting.popleft()
+            except IndexError:  # pragma: no cover - another thread was faster
+                break
+            self._done.append(work())
+            self._got_on_at = time.monotonic()
+            if self._waiting:
+                self._report_soon(loop)
+        self._done.append(self._left)
+        self._report_soon(loop)
+
+    def _report_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._will_report:
+            self._will_report = True
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(self._report)
+
+    # --- on the loop again -----------------------------------------------------------------------
+
+    def _report(self) -> None:
+        # Set first: what a thread adds from now on, it will have reported again.
+        self._will_report = False
+        while self._done:
+            self._done.popleft()()
+
+    def _left(self) -> None:
+        """Take note that a thread has left, and send another if work came meanwhile."""
+        self._busy -= 1
+        if self._waiting and not self._busy:
+            self._send_another(asyncio.get_running_loop())
+
+
+def _outcome(work: Callable[[], T], future: asyncio.Future[T]) -> Callable[[], None]:
+    """Do the work, and return what tells its future."""
+    try:
+        return partial(_succeeded, future, work())
+    except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+        return partial(_failed, future, error)
+
+
+def _succeeded(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _failed(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def join(future: asyncio.Future[T]) -> T:
     """Wait for a thread's result; on cancellation, first wait for the thread."""
     try:
-        # Not asyncio.shield: from Python 3.14 on it logs what a future that it shielded raises.
-        if not future.done():
-            await asyncio.wait((future,))
+        await _until_done(future)
     except asyncio.CancelledError:
         await settle(future)
         raise
@@ -58,14 +151,34 @@ async def join(future: asyncio.Future[T]) -> T:
 async def settle(future: asyncio.Future[T]) -> None:
     """Wait until a thread is done and ignore its outcome; a cancellation is raised afterwards."""
     cancelled: asyncio.CancelledError | None = None
-    # anyio repeats a scope's cancellation at every turn of the loop; the shield keeps it out.
-    with anyio.CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.wait((future,))
-            except asyncio.CancelledError as error:
-                cancelled = error
+    if not future.done():
+        # anyio repeats a scope's cancellation at every turn of the loop; the shield keeps it out.
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                try:
+                    await _until_done(future)
+                except asyncio.CancelledError as error:
+                    cancelled = error
     if not future.cancelled():
         future.exception()  # seen: the loop need not complain that nobody looked
     if cancelled is not None:
         raise cancelled
+
+
+async def _until_done(future: asyncio.Future[T]) -> None:
+    """Wait for a future without taking it along when the waiting is cancelled."""
+    # Not asyncio.shield: from Python 3.14 on it logs what a future that it shielded raises. Nor
+    # asyncio.wait, which does the same as this at several times the cost.
+    if not future.done():
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wake = partial(_wake, waiter)
+        future.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            future.remove_done_callback(wake)
+
+
+def _wake(waiter: asyncio.Future[None], _: asyncio.Future[T]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
