@@ -1,9 +1,8 @@
 """Pages of a listing, and the generator over their files.
 
-A task of its own fetches the next page while the caller works through the one in hand, and hands
-it over through a stream that holds none: so one page is in hand and one is being fetched, and a
-listing of any length needs the memory of two. No cancel scope is open while the caller's code
-runs, because a `break` finalizes a generator in another task.
+A task of its own fetches the next page while the caller works through the one in hand: so one page
+is in hand and one is being fetched, and a listing of any length needs the memory of two. No cancel
+scope is open while the caller's code runs, because a `break` finalizes a generator in another task.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import anyio
 import attrs
-from anyio.streams.memory import MemoryObjectSendStream
 
 from aiofiles_api.errors import (
     APIResponseError,
@@ -91,46 +88,45 @@ async def _pages(
 async def _raw_pages(
     session: SessionManager, query: ListQuery, max_items: int | None
 ) -> AsyncGenerator[RawPage, None]:
-    send, receive = anyio.create_memory_object_stream[RawPage](0)
-    fetching = asyncio.create_task(_fetch_pages(session, query, max_items, send))
+    pages = _fetch_pages(session, query, max_items)
+    coming = asyncio.create_task(_next_of(pages))
     try:
-        async for page in receive:
+        while (page := await coming) is not None:
+            coming = asyncio.create_task(_next_of(pages))
             yield page
-        await fetching  # which raises what ended it
     finally:
-        receive.close()
-        fetching.cancel()
-        await settle(fetching)
+        coming.cancel()
+        await settle(coming)
+
+
+async def _next_of(pages: AsyncGenerator[RawPage, None]) -> RawPage | None:
+    return await anext(pages, None)
 
 
 async def _fetch_pages(
-    session: SessionManager,
-    query: ListQuery,
-    max_items: int | None,
-    send: MemoryObjectSendStream[RawPage],
-) -> None:
+    session: SessionManager, query: ListQuery, max_items: int | None
+) -> AsyncGenerator[RawPage, None]:
     sizes = _PageSizes(query.limit, max_items)
     guard = _CursorGuard(query.after)
     first_after = query.after
-    with send:
-        while sizes.remaining != 0:
-            page = await _fetch_page(session, query, sizes)
-            if not page.data and not page.has_more:
-                return
-            cursor = _cursor_behind(page)
-            if guard.has_seen(cursor) or _names(page, query.after):
-                if page.has_more is None and query.after != first_after:
-                    return  # a server without pages: the first one was everything
-                msg = (
-                    f"listing files: the server repeats what came before {query.after!r}; it does"
-                    " not page as the API promises: list without after=, and pass max_items= to"
-                    " take the first page alone"
-                )
-                raise APIResponseError(msg, retryable=False)
-            await send.send(sizes.cut(page))
-            if page.has_more is False:
-                return
-            query = attrs.evolve(query, after=cursor)
+    while sizes.remaining != 0:
+        page = await _fetch_page(session, query, sizes)
+        if not page.data and not page.has_more:
+            return
+        cursor = _cursor_behind(page)
+        if guard.has_seen(cursor) or _names(page, query.after):
+            if page.has_more is None and query.after != first_after:
+                return  # a server without pages: the first one was everything
+            msg = (
+                f"listing files: the server repeats what came before {query.after!r}; it does"
+                " not page as the API promises: list without after=, and pass max_items= to"
+                " take the first page alone"
+            )
+            raise APIResponseError(msg, retryable=False)
+        yield sizes.cut(page)
+        if page.has_more is False:
+            return
+        query = attrs.evolve(query, after=cursor)
 
 
 async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSizes) -> RawPage:
@@ -144,9 +140,9 @@ async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSiz
 
 
 def _names(page: RawPage, identifier: str | None) -> bool:
-    return identifier is not None and any(
-        isinstance(file, dict) and file.get("id") == identifier for file in page.data
-    )
+    return identifier is not None and identifier in [
+        file.get("id") for file in page.data if isinstance(file, dict)
+    ]
 
 
 def _cursor_behind(page: RawPage) -> str:

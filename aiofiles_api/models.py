@@ -8,8 +8,11 @@ What cannot be repaired is an `APIResponseError` that names the field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -39,10 +42,13 @@ _Extra: TypeAlias = Mapping[str, object]
 _SHORTEST_LIFE = 3_600
 _LONGEST_LIFE = 2_592_000
 
+_UNFIT_FOR_ID = re.compile(r"[/\\?#%\s]")
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-@attrs.frozen
+# With slots, a frozen object takes twice the time to make, and listings make them by the million.
+@attrs.frozen(slots=False)
 class FileObject:
     """A file as the server describes it.
 
@@ -201,7 +207,7 @@ def file_id(file: str | FileObject) -> str:
     if (
         identifier in {"", ".", ".."}
         or not identifier.isprintable()
-        or any(character in "/\\?#%" or character.isspace() for character in identifier)
+        or _UNFIT_FOR_ID.search(identifier)
     ):
         msg = f"file: {identifier[:80]!r} is no file id; pass the id that upload() or list() gave"
         raise InvalidArgumentError(msg)
@@ -223,8 +229,10 @@ def structure(payload: object, model: type[Model]) -> Model:
     if not isinstance(payload, dict):
         msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
         raise APIResponseError(msg)
+    if model is FileObject and (plain := _structure_plain(payload)) is not None:
+        return plain  # type: ignore[return-value]  # not narrowed with `model`
     try:
-        return _converter.structure(payload, model)
+        return _converter().structure(payload, model)
     except KeyError as error:
         msg = f"a {model.__name__} without the field {error}"
         raise APIResponseError(msg) from error
@@ -266,8 +274,53 @@ def _or(default: D, read: Callable[[object, object], T]) -> Callable[[object, ob
 
 _FILE_FIELDS = frozenset(field.name for field in attrs.fields(FileObject)) - {"extra"}
 
+_fields_of = itemgetter(*(field.name for field in attrs.fields(FileObject)[:-1]))
 
-def _make_converter() -> Converter:
+
+def _structure_plain(payload: Mapping[str, object]) -> FileObject | None:
+    """Read a file that has exactly the fields which the API describes, in a third of the time.
+
+    It returns `None` where anything at all is otherwise: the converter then repairs or refuses it.
+    """
+    if len(payload) != len(_FILE_FIELDS):
+        return None
+    try:
+        values = _fields_of(payload)
+    except KeyError:
+        return None
+    identifier, size, created_at, filename, purpose, kind, status, details, expires_at = values
+    if not (
+        type(identifier) is str
+        and type(size) is int
+        and type(created_at) is int
+        and type(filename) is str
+        and type(purpose) is str
+        and kind == "file"
+        and (status is None or type(status) is str)
+        and (details is None or type(details) is str)
+        and (expires_at is None or type(expires_at) is int)
+    ):
+        return None
+    return FileObject(
+        identifier,
+        size,
+        created_at,
+        filename,
+        purpose,
+        "file",
+        status or None,
+        details or None,
+        expires_at,
+    )
+
+
+def _extra(payload: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields that the API does not know."""
+    return {name: payload[name] for name in sorted(payload.keys() - _FILE_FIELDS)}
+
+
+@cache
+def _converter() -> Converter:
     converter = Converter(detailed_validation=False)
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(int, _integer)
@@ -292,13 +345,7 @@ def _make_converter() -> Converter:
     )
 
     def structure_file(payload: dict[str, object], kind: type[FileObject]) -> FileObject:
-        unknown = payload.keys() - _FILE_FIELDS
-        if unknown:
-            payload = {**payload, "extra": {name: payload[name] for name in sorted(unknown)}}
-        return known_fields(payload, kind)
+        return known_fields({**payload, "extra": _extra(payload)}, kind)
 
     converter.register_structure_hook(FileObject, structure_file)
     return converter
-
-
-_converter = _make_converter()
