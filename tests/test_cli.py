@@ -773,10 +773,13 @@ async def test_ctrl_c_ends_an_upload_from_a_silent_pipe() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_other_signals_end_it_as_orderly(number: signal.Signals) -> None:
+    # Whoever runs the tests may ignore it, as nohup does, and a child inherits that.
+    before = signal.signal(number, signal.SIG_DFL)
     async with (
         raw_server(silence) as raw,
         started(*COMMAND, "list", OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
     ):
+        signal.signal(number, before)
         await until(lambda: raw.requests)
         ran = await ended(child, number)
     assert ran.status == 128 + number
