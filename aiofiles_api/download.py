@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import re
-from functools import partial
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +23,7 @@ from aiofiles_api.errors import (
     InvalidArgumentError,
 )
 from aiofiles_api.models import DownloadedFile, FileObject, file_id
-from aiofiles_api.partfile import Destination, PartFile, locate
+from aiofiles_api.partfile import PartFile
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import (
     Request,
@@ -39,12 +39,13 @@ __all__ = ["ContentStream", "download", "read_content"]
 
 _log = logging.getLogger("aiofiles_api")
 
+_WORTH_OVERLAP = 512 * 1024
+"""Bytes of a batch that are worth gathering the next one while they are written. Batches are
+smaller only when there are many downloads, and then another one uses the time."""
+
 _LONGEST_WAIT = 0.05
 """Seconds after which bytes that are to survive the process are on their way to the file: what a
 kill loses of them is fetched again."""
-
-_BATCH = 2 * 1024 * 1024
-"""Bytes that are gathered before a thread writes them: one hop for many packets."""
 
 
 async def download(
@@ -62,9 +63,8 @@ async def download(
     identifier = file_id(file)
     digest = _checked_digest(sha256)
     async with session.operation(f"downloading {identifier}"):
-        place = await _find_place(session, file, destination)
         part = PartFile(
-            place.path,
+            destination,
             session.threads,
             overwrite=overwrite,
             durable=durable,
@@ -72,10 +72,11 @@ async def download(
             kept_as=_identity(session, file) if resume else None,
         )
         transfer = _Transfer(session, file, part, Meter(progress), is_kept=resume)
-        await transfer.run()
+        with session.receiving:
+            await transfer.run()
     return DownloadedFile(
         file_id=identifier,
-        path=place.path,
+        path=part.path,
         bytes=transfer.bytes,
         sha256=digest,
         attempts=transfer.attempts,
@@ -113,12 +114,12 @@ class _Transfer:
         self._part = part
         self._meter = meter
         self._is_kept = is_kept
-        self._batch = _Batch(part, is_urgent=is_kept)
+        self._batch = _Batch(part, session.receiving.share, is_urgent=is_kept)
 
     async def run(self) -> None:
         """Bring the content into the part file, and that into its place."""
         try:
-            self.resumed_from = await self._part.prepare()
+            self.resumed_from = await self._prepare()
             try:
                 await self._fill(self.resumed_from)
             except IntegrityError as error:
@@ -135,6 +136,16 @@ class _Transfer:
             chunks = self._batch.take()
             await (self._part.keep(chunks) if self._is_kept else self._part.discard())
             raise
+
+    async def _prepare(self) -> int:
+        """Find the destination; the server is asked for a name only where it is needed."""
+        file = self._file
+        if isinstance(file, str):
+            kept = await self._part.prepare()
+            if kept is not None:
+                return kept
+            file = await self._session.call(retrieve_request(file_id(file)), read_file)
+        return await self._part.prepare(file.filename, fallback=file.id) or 0
 
     async def _fill(self, start: int) -> None:
         """Bring the content in from `start` on; one batch is written while the next one comes."""
@@ -164,11 +175,13 @@ class _Batch:
 
     Args:
         part: Where they go.
+        size: Asked for how many bytes are to be gathered: one hop to a thread for many packets.
         is_urgent: Whether they may be lost with the process, so that they must not wait long.
     """
 
-    def __init__(self, part: PartFile, *, is_urgent: bool) -> None:
+    def __init__(self, part: PartFile, size: Callable[[], int], *, is_urgent: bool) -> None:
         self._part = part
+        self._enough = size
         self._is_urgent = is_urgent
         self._chunks: list[bytes] = []
         self._size = 0
@@ -178,8 +191,10 @@ class _Batch:
         """Take a chunk, and have the batch written when it is large enough."""
         self._chunks.append(chunk)
         self._size += len(chunk)
-        if self._size >= _BATCH:
+        if self._size >= self._enough():
             await self._part.append(self.take())
+            if self._enough() < _WORTH_OVERLAP:
+                await self._part.written()
         elif self._is_urgent and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._hurry)
 
@@ -438,17 +453,6 @@ class Content:
             " try again, and if it stays so, ask the server's operator"
         )
         return IntegrityError(msg)
-
-
-async def _find_place(
-    session: SessionManager, file: str | FileObject, destination: str | os.PathLike[str]
-) -> Destination:
-    place = await session.threads.run(partial(locate, destination))
-    if not place.is_directory:
-        return place
-    if not isinstance(file, FileObject):
-        file = await session.call(retrieve_request(file_id(file)), read_file)
-    return place.with_name(file.filename, fallback=file.id)
 
 
 def _known_length(file: str | FileObject) -> int | None:

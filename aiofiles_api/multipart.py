@@ -23,6 +23,9 @@ from aiofiles_api.errors import InvalidArgumentError
 __all__ = ["Envelope", "seal"]
 
 
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
 @attrs.frozen
 class Envelope:
     """The bytes before and after a file's own.
@@ -87,10 +90,13 @@ def _quote(name: str) -> str:
 
 
 def _normalize_newlines(value: str) -> str:
-    return re.sub(r"\r\n|\r|\n", "\r\n", value)
+    return _NEWLINE.sub("\r\n", value)
 
 
 def _encode(text: str) -> bytes:
     # A name that is no valid text on disk comes from os.fsdecode with lone surrogates, which UTF-8
     # cannot say; like a browser, write U+FFFD for each.
-    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode()
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text).encode()

@@ -16,10 +16,12 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 import attrs
 
@@ -27,6 +29,8 @@ from aiofiles_api.errors import DestinationError, IntegrityError, InvalidArgumen
 from aiofiles_api.threads import Threads, join, settle
 
 __all__ = ["Destination", "PartFile", "locate", "safe_filename"]
+
+Opened = TypeVar("Opened")
 
 _LONGEST_NAME = 255
 """Bytes that a file system allows a name to have (POSIX NAME_MAX nearly everywhere)."""
@@ -47,14 +51,28 @@ class Destination:
     Attributes:
         path: A file's path, or that of a directory.
         is_directory: Whether the file's name is still to be found.
+        is_link: Whether the path is a symbolic link to it.
+        exists: Whether there is a file already.
     """
 
     path: Path
     is_directory: bool
+    is_link: bool = attrs.field(default=False, eq=False)
+    exists: bool = attrs.field(default=False, eq=False)
 
     def with_name(self, filename: str, *, fallback: str) -> Destination:
-        """Return the file's own destination, below the directory that this one is."""
-        return Destination(self.path / safe_filename(filename, fallback=fallback), False)
+        """Return the file's own destination, below the directory that this one is.
+
+        To be called in a thread.
+
+        Raises:
+            DestinationError: There is something else than a file.
+        """
+        path = self.path / safe_filename(filename, fallback=fallback)
+        place = locate(path)
+        if place.is_directory:
+            raise DestinationError(f"{str(path)!r} is a directory; pass the path of a file")
+        return place
 
 
 def locate(path: str | os.PathLike[str]) -> Destination:
@@ -70,17 +88,20 @@ def locate(path: str | os.PathLike[str]) -> Destination:
     if not isinstance(text, str):
         msg = f"destination: pass a path as str or PathLike, not {type(path).__name__}"
         raise InvalidArgumentError(msg)
-    with _os_errors(text):
+    is_link = False
+    with _OsErrors(text):
         try:
-            mode = os.stat(text).st_mode
+            mode = os.lstat(text).st_mode
+            is_link = stat.S_ISLNK(mode)
+            if is_link:
+                mode = os.stat(text).st_mode
         except FileNotFoundError:
             is_directory = text.endswith(os.sep) or text == ""
-        else:
-            is_directory = stat.S_ISDIR(mode)
-            if not is_directory and not stat.S_ISREG(mode):
-                msg = f"{text!r} is no regular file; use stream() to write to pipes and devices"
-                raise DestinationError(msg)
-    return Destination(Path(text), is_directory)
+            return Destination(Path(text), is_directory, is_link=is_link)
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            msg = f"{text!r} is no regular file; use stream() to write to pipes and devices"
+            raise DestinationError(msg)
+    return Destination(Path(text), stat.S_ISDIR(mode), is_link=is_link, exists=True)
 
 
 def safe_filename(filename: str, *, fallback: str) -> str:
@@ -121,8 +142,11 @@ def _cut(text: str, size: int) -> str:
 class PartFile:
     """The file that becomes the destination when all of it is there and right.
 
+    Attributes:
+        path: The destination, known for certain when `prepare` has returned.
+
     Args:
-        destination: Where it shall be.
+        destination: Where it shall be: a file's path, or that of a directory.
         threads: Where to write.
         overwrite: Whether it may replace a file.
         durable: Whether to wait until the disk itself has it (fsync of file and directory).
@@ -133,7 +157,7 @@ class PartFile:
 
     def __init__(
         self,
-        destination: Path,
+        destination: str | os.PathLike[str],
         threads: Threads,
         *,
         overwrite: bool,
@@ -141,7 +165,8 @@ class PartFile:
         sha256: str | None,
         kept_as: str | None = None,
     ) -> None:
-        self._destination = destination
+        self.path = Path()
+        self._given = destination
         self._threads = threads
         self._overwrite = overwrite
         self._durable = durable
@@ -150,19 +175,26 @@ class PartFile:
         self._kept_as = kept_as
         self._target = self._part = ""
         self._descriptor: int | None = None
+        self._replaces = False
         self._has_gap = False
         self._writing: asyncio.Future[int] | None = None
 
-    async def prepare(self) -> int:
+    async def prepare(self, filename: str | None = None, *, fallback: str = "") -> int | None:
         """Refuse what can be known to fail before anything is asked of the server.
 
+        Args:
+            filename: The file's name in a directory, whatever a server sent; `None` while unknown.
+            fallback: What to use where nothing of `filename` is left.
+
         Returns:
-            How many bytes an earlier download has left here to be continued; 0 for none.
+            How many bytes an earlier download has left here to be continued, 0 for none; `None`
+            where the destination is a directory and the name is not known.
 
         Raises:
-            DestinationError: The destination exists and may not be replaced.
+            InvalidArgumentError: The destination is no path.
+            DestinationError: It exists and may not be replaced, or cannot be looked at.
         """
-        return await self._threads.run(self._prepare)
+        return await self._threads.run(partial(self._prepare, filename, fallback))
 
     async def append(self, chunks: Sequence[bytes]) -> None:
         """Have `chunks` written; return as soon as those of the call before are.
@@ -170,7 +202,7 @@ class PartFile:
         Raises:
             DestinationError: The earlier ones could not be written.
         """
-        await self._written()
+        await self.written()
         self._writing = self._threads.start(partial(self._write, chunks))
 
     def append_if_idle(self, chunks: Sequence[bytes]) -> bool:
@@ -183,7 +215,7 @@ class PartFile:
 
     async def restart(self) -> None:
         """Throw away what was written, and begin anew."""
-        await self._written()
+        await self.written()
         await self._threads.run(self._restart)
 
     async def commit(self, chunks: Sequence[bytes]) -> None:
@@ -193,7 +225,7 @@ class PartFile:
             DestinationError: It could not be written, or may not replace what is there.
             IntegrityError: Its digest is not the one that was asked for.
         """
-        await self._written()
+        await self.written()
         await self._threads.run(partial(self._commit, chunks))
 
     async def discard(self) -> None:
@@ -212,28 +244,39 @@ class PartFile:
         finally:
             await self._threads.run(partial(self._keep, chunks))
 
-    async def _written(self) -> None:
+    async def written(self) -> None:
+        """Wait until all that was appended is written.
+
+        Raises:
+            DestinationError: It could not be written.
+        """
         writing, self._writing = self._writing, None
         if writing is not None:
             await join(writing)
 
     # --- in threads ----------------------------------------------------------------------------
 
-    def _prepare(self) -> int:
-        with _os_errors(self._destination):
+    def _prepare(self, filename: str | None, fallback: str) -> int | None:
+        place = locate(self._given)
+        if place.is_directory:
+            if filename is None:
+                return None
+            place = place.with_name(filename, fallback=fallback)
+        self.path = place.path
+        with _OsErrors(self.path):
             # What a link points to is replaced, not the link.
-            self._target = os.path.realpath(self._destination)
-            if not self._overwrite and os.path.lexists(self._target):
+            self._target = os.path.realpath(self.path) if place.is_link else _absolute(self.path)
+            self._replaces = place.exists
+            if not self._overwrite and place.exists:
                 raise self._exists()
             return 0 if self._kept_as is None else self._continue(self._kept_as)
 
     def _continue(self, kept_as: str) -> int:
         """Open and lock what an earlier download has left; another process may be at it now."""
         directory = os.path.dirname(self._target)
-        os.makedirs(directory, exist_ok=True)
         name = hashlib.sha256(kept_as.encode()).hexdigest()[:24]
         part = os.path.join(directory, f".{name}.part")
-        descriptor = _open_locked(part)
+        descriptor = _in_directory(directory, partial(_open_locked, part))
         if descriptor is None:
             self._kept_as = None  # somebody else's: take a private one, when it is needed
             return 0
@@ -246,7 +289,7 @@ class PartFile:
 
     def _restart(self) -> None:
         if self._descriptor is not None:
-            with _os_errors(self._destination):
+            with _OsErrors(self.path):
                 os.ftruncate(self._descriptor, 0)
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
         if self._hash is not None:
@@ -267,7 +310,7 @@ class PartFile:
             self._close()
 
     def _write(self, chunks: Sequence[bytes]) -> int:
-        with _os_errors(self._destination):
+        with _OsErrors(self.path):
             descriptor = self._open() if self._descriptor is None else self._descriptor
             self._has_gap = True
             _write_all(descriptor, chunks)
@@ -279,33 +322,37 @@ class PartFile:
 
     def _open(self) -> int:
         directory = os.path.dirname(self._target)
-        os.makedirs(directory, exist_ok=True)
         part = os.path.join(directory, f".{secrets.token_hex(12)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = self._descriptor = os.open(part, flags, 0o666)
+        descriptor = _in_directory(directory, partial(os.open, part, flags, 0o666))
+        self._descriptor = descriptor
         self._part = part
         self._take_over_mode(descriptor)
         return descriptor
 
     def _take_over_mode(self, descriptor: int) -> None:
         """See that whoever could not read the file before cannot read the new one."""
-        with suppress(FileNotFoundError):
-            os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
+        if self._replaces:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
 
     def _commit(self, chunks: Sequence[bytes]) -> None:
         descriptor = self._write(chunks)
         if self._hash is not None and self._hash.hexdigest() != self._sha256:
             msg = (
-                f"downloading to {str(self._destination)!r}: the content's sha256 is"
+                f"downloading to {str(self.path)!r}: the content's sha256 is"
                 f" {self._hash.hexdigest()}, not {self._sha256}; nothing was put there"
             )
             raise IntegrityError(msg)
-        with _os_errors(self._destination):
+        with _OsErrors(self.path):
             if self._durable:
                 os.fsync(descriptor)
-            # Some file systems tell only at a close that there is no space. The last one comes
-            # after the rename: whoever gets the lock then sees that the part has gone.
-            os.close(os.dup(descriptor))
+            # Some file systems tell only at a close that there is no space.
+            if self._kept_as is None:
+                self._close()
+            else:
+                # The last one comes after the rename: whoever gets the lock sees the part gone.
+                os.close(os.dup(descriptor))
             if self._overwrite:
                 os.replace(self._part, self._target)
             else:
@@ -351,8 +398,22 @@ class PartFile:
             os.close(descriptor)
 
     def _exists(self) -> DestinationError:
-        msg = f"{str(self._destination)!r} exists; pass overwrite=True, or choose another name"
+        msg = f"{str(self.path)!r} exists; pass overwrite=True, or choose another name"
         return DestinationError(msg)
+
+
+def _absolute(path: Path) -> str:
+    # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
+    return os.path.join(os.getcwd(), path)
+
+
+def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:
+    """Open a file; if its directory is missing, make that first."""
+    try:
+        return open_file()
+    except FileNotFoundError:
+        os.makedirs(directory, exist_ok=True)
+        return open_file()
 
 
 _REREAD = 1024 * 1024
@@ -430,14 +491,28 @@ _REMEDIES = {
 }
 
 
-@contextmanager
-def _os_errors(destination: str | Path) -> Iterator[None]:
-    """Turn what the operating system refuses into our error, with what to do about it."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
+class _OsErrors:
+    """Turns what the operating system refuses into our error, with what to do about it."""
+
+    __slots__ = ("_destination",)
+
+    def __init__(self, destination: str | Path) -> None:
+        self._destination = destination
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # ValueError: a path that holds a NUL.
+        if not isinstance(error, OSError | ValueError):
+            return
         code = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(code) if code else str(error)
         remedy = _REMEDIES.get(code or 0, "check the path")
-        msg = f"cannot write {str(destination)!r}: {reason}; {remedy}"
+        msg = f"cannot write {str(self._destination)!r}: {reason}; {remedy}"
         raise DestinationError(msg) from error

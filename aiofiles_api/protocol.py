@@ -68,6 +68,8 @@ _LONGEST_BODY = 2_000
 _LONGEST_MESSAGE = 1_000
 _LARGEST_PAGE = 10_000
 
+_ID_IN_PATH = re.compile("(?<=^files/)[^/]+")
+
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 """What could steer a terminal, and what UTF-8 cannot say."""
 
@@ -98,7 +100,7 @@ class Request:
     @property
     def endpoint(self) -> str:
         """What a server limits together: the method, and the path without the file's id."""
-        return f"{self.method} {re.sub('(?<=^files/)[^/]+', '*', self.path)}"
+        return f"{self.method} {_ID_IN_PATH.sub('*', self.path)}"
 
     def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
         """Return the absolute URL with the query of the request and of the client."""
@@ -251,7 +253,7 @@ def upload_request(filename: str, content_type: str) -> Request:
     The request has an `Idempotency-Key`, the same for all its attempts, for servers that heed one
     (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
     """
-    headers = {"Content-Type": content_type, "Idempotency-Key": secrets.token_urlsafe(24)}
+    headers = {"Content-Type": content_type, "Idempotency-Key": secrets.token_hex(16)}
     return Request("POST", "files", f"uploading {filename[:80]!r}", headers=headers)
 
 

@@ -21,16 +21,18 @@ import logging
 import random
 import ssl as ssl_module
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias, TypeVar
+from types import TracebackType
+from typing import NoReturn, TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohttp's, not ours
 
+from aiofiles_api.buffers import Buffers
 from aiofiles_api.config import Config, Secret, checked_key
 from aiofiles_api.errors import (
     APIConnectionError,
@@ -74,8 +76,17 @@ TraceConfig: TypeAlias = aiohttp.TraceConfig
 _slots_beside: ContextVar[asyncio.Semaphore | None] = ContextVar("slots_beside", default=None)
 """The slot of a task that does not wait in the queue, if it has one."""
 
-_READ_BUFFER = 512 * 1024
+_READ_BUFFER = 256 * 1024
 """Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
+
+_LEAST_READ_BUFFER = 64 * 1024
+
+_SENDING = 4 * 1024 * 1024
+_RECEIVING = 4 * 1024 * 1024
+
+_NEVER_WAITS = 32 * 1024
+"""Bytes that a connection's transport always takes at once, together with a request's headers
+(asyncio's transports and aiohttp's writer: 64 KiB), so that nobody need watch whether they move."""
 
 _IDLE = 4.0
 """Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
@@ -97,6 +108,10 @@ class SessionManager:
     Attributes:
         config: The settings.
         threads: Where blocking work is done.
+        sending: What uploads read at a time. Each holds three such pieces: one on its way, one
+            behind it, because the last one must be known for it, and one that is being read.
+        receiving: What downloads gather at a time. Each holds two such batches: one that is being
+            written, and the next one.
         secrets: What must not show in an error: the key last used, the caller's own headers.
 
     Args:
@@ -117,6 +132,15 @@ class SessionManager:
         self.config = config
         self.threads = Threads()
         self.secrets: tuple[str, ...] = tuple(config.headers.values())
+        self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
+        self.receiving = Buffers(_RECEIVING, least=128 * 1024, most=2 * 1024 * 1024)
+        self._has_own_authorization = "authorization" in map(str.lower, config.headers)
+        self._timeout = aiohttp.ClientTimeout(
+            total=config.timeouts.total,
+            connect=config.timeouts.connect,
+            sock_read=config.timeouts.reply,
+        )
+        self._proxies: dict[str, str | None] = {}
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
@@ -124,7 +148,7 @@ class SessionManager:
         self._slots = asyncio.Semaphore(config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession | None = None
-        self._active: dict[asyncio.Task[object], _Registration] = {}
+        self._active: dict[asyncio.Task[object], _Registered] = {}
         self._left = asyncio.Event()
         self._exchanges: dict[Exchange, asyncio.Semaphore] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -203,14 +227,15 @@ class SessionManager:
 
     async def _follow(self, request: Request, open_body: OpenBody | None) -> Exchange:
         home = url = request.url(self.config.base_url, self.config.params)
+        is_home = True
         for _ in range(_MOST_REDIRECTS):
-            is_home = origin(url) == origin(home)
             headers = await self._headers(request) if is_home else _plain_headers(request)
             exchange = await self._send(request, url, headers, open_body, is_secret=url != home)
             if exchange.status not in _REDIRECTS:
                 return exchange
             try:
                 url = redirect_url(request, await exchange.read_reply(), sent_to=url)
+                is_home = origin(url) == origin(home)
             finally:
                 await exchange.close()
         msg = f"{request.what}: redirected more than {_MOST_REDIRECTS} times; check base_url"
@@ -220,8 +245,7 @@ class SessionManager:
         """Return the headers with credentials; the caller's own ones prevail."""
         headers = {**_plain_headers(request), **self.config.headers}
         key = self.config.api_key
-        given = {name.lower() for name in self.config.headers}
-        if key is not None and "authorization" not in given:
+        if key is not None and not self._has_own_authorization:
             secret = key if isinstance(key, Secret) else checked_key(await key())
             self.secrets = (secret, *self.config.headers.values())
             headers["Authorization"] = Secret(f"Bearer {secret}")
@@ -241,22 +265,22 @@ class SessionManager:
         if open_body is not None:
             payload = _Payload(await open_body(), request.headers["Content-Type"], timeouts.write)
         try:
-            with self.translated(request.what, payload, is_secret=is_secret):
-                response = await self._client().request(
-                    request.method,
-                    URL(url, encoded=True),
-                    data=payload,
-                    headers=headers,
-                    allow_redirects=False,
-                    auto_decompress=not request.is_content,
-                    proxy=self._proxy_for(url),
-                    timeout=aiohttp.ClientTimeout(
-                        total=timeouts.total, connect=timeouts.connect, sock_read=timeouts.reply
-                    ),
-                )
-        except BaseException:
+            response = await self._client().request(
+                request.method,
+                URL(url, encoded=True),
+                data=payload,
+                headers=headers,
+                allow_redirects=False,
+                auto_decompress=not request.is_content,
+                read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
+                proxy=self._proxy_for(url),
+                timeout=self._timeout,
+            )
+        except BaseException as error:
             if payload is not None:
                 await payload.aclose()
+            if isinstance(error, Exception):  # aiohttp raises more than its own
+                _raise_ours(error, request.what, payload, is_secret=is_secret)
             raise
         connection = response.connection
         if connection is not None and connection.protocol is not None:
@@ -264,6 +288,10 @@ class SessionManager:
             connection.protocol.read_timeout = timeouts.read
             connection.protocol.start_timeout()
         return Exchange(self, request, response, payload, is_secret=is_secret)
+
+    def _read_buffer(self) -> int:
+        """Return the read buffer of a download, the smaller the more of them there are."""
+        return max(_LEAST_READ_BUFFER, min(_READ_BUFFER, self.receiving.share() // 4))
 
     def _client(self) -> aiohttp.ClientSession:
         if self._http is None:
@@ -273,66 +301,34 @@ class SessionManager:
                 connector_owner=self._connector is None,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "aiofiles-api"},
-                read_bufsize=_READ_BUFFER,
                 trace_configs=self._trace_configs,
             )
         return self._http
 
     def _proxy_for(self, url: str) -> str | None:
+        """Return the proxy for a URL; the environment is asked once for each origin."""
         if self.config.proxy is not None or not self.config.trust_env:
             return self.config.proxy
-        scheme, host, _ = origin(url)
-        proxy = getproxies().get(scheme)
-        return None if proxy is None or (host and proxy_bypass(host)) else proxy
-
-    # --- errors: every exception of aiohttp becomes one of ours, here and nowhere else -----------
-
-    @contextmanager
-    def translated(self, what: str, payload: _Payload | None, *, is_secret: bool) -> Iterator[None]:
-        """Turn what aiohttp raises into an error of ours.
-
-        Args:
-            what: What is being done to what, for the message.
-            payload: The body that is being sent; its own failure comes first.
-            is_secret: Whether the URL may not be shown, as that of a redirect to a signed one.
-        """
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
-            if payload is not None and payload.failure is not None:
-                raise payload.failure from payload.failure.__cause__
-            mine = _translate(error, what, payload)
-            # The cause's text may show the URL, or what came instead of HTTP, which may be our key.
-            is_telling = is_secret or isinstance(error, aiohttp.ClientResponseError)
-            raise mine from (None if is_telling else error)
+        where = "/".join(url.split("/", 3)[:3])
+        if where not in self._proxies:
+            scheme, host, _ = origin(url)
+            proxy = getproxies().get(scheme)
+            is_direct = proxy is None or (host and proxy_bypass(host))
+            self._proxies[where] = None if is_direct else proxy
+        return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------
 
-    @contextmanager
-    def registered(self) -> Iterator[None]:
+    def registered(self) -> _Registered:
         """Let `aclose()` interrupt and await what runs inside, which then raises our error.
 
         Raises:
             ClientClosedError: The client is closed, or was while this ran.
         """
         self._check_usable()
-        task = asyncio.current_task()
-        if task is None or task in self._active:
-            yield  # inside a part of the same operation
-            return
-        registration = self._active[task] = _Registration(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if registration.was_interrupted():
-                raise _closed_error() from None
-            raise
-        finally:
-            del self._active[task]
-            self._left.set()
+        return _Registered(self._active, self._left)
 
-    @asynccontextmanager
-    async def operation(self, what: str, *, began: float | None = None) -> AsyncIterator[None]:
+    def operation(self, what: str, *, began: float | None = None) -> _Operation:
         """Register what runs inside, and bound it by the policy's deadline.
 
         Not to be open while the caller's own code runs: it cancels its task.
@@ -348,16 +344,7 @@ class SessionManager:
         deadline = self.config.retry.deadline
         if deadline is not None:
             deadline += asyncio.get_running_loop().time() if began is None else began
-        bound = asyncio.timeout_at(deadline)
-        with self.registered():
-            try:
-                async with bound:
-                    yield
-            except TimeoutError as error:
-                if not bound.expired():
-                    raise
-                msg = f"{what}: not done within RetryPolicy.deadline; allow more time"
-                raise APITimeoutError(msg) from error
+        return _Operation(self.registered(), deadline, what)
 
     def release(self, exchange: Exchange) -> None:
         """Take back the slot of an exchange that has ended."""
@@ -500,8 +487,10 @@ class Exchange:
             APIConnectionError: The body was cut.
             APITimeoutError: It fell silent.
         """
-        with self._session.translated(self._request.what, self._payload, is_secret=self._is_secret):
+        try:
             return await self._response.content.readany()
+        except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
+            _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
 
     async def read_reply(self) -> Reply:
         """Read the whole body; of an error's, only the beginning.
@@ -511,11 +500,28 @@ class Exchange:
             APITimeoutError: It comes so slowly that it would never end.
         """
         is_error = not 200 <= self.status < 300  # noqa: PLR2004 - the class of a status
-        body = bytearray()
+        pieces: list[bytes] = []
+        if self._response.content.is_eof():  # as that of a small reply is, when it has come at all
+            pieces.append(await self.read_chunk())
+        else:
+            await self._gather(pieces, is_error=is_error)
+        return Reply(
+            status=self.status,
+            headers=self.headers,
+            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            received_at=time.time(),
+            secrets=self._session.secrets,
+        )
+
+    async def _gather(self, pieces: list[bytes], *, is_error: bool) -> None:
+        """Read a reply that has not come to its end yet, within bounds of size and of time."""
+        left = _LARGEST_ERROR if is_error else _LARGEST_JSON
         bound = asyncio.timeout(self._session.config.timeouts.reply)
         try:
             async with bound:
-                await self._read_into(body, _LARGEST_ERROR if is_error else _LARGEST_JSON)
+                while left >= 0 and (chunk := await self.read_chunk()):
+                    pieces.append(chunk)
+                    left -= len(chunk)
         except (APIError, TimeoutError) as error:
             # An error's status says what is wrong, even where the text about it was cut.
             if not is_error and not bound.expired():
@@ -523,20 +529,9 @@ class Exchange:
             if not is_error:
                 msg = f"{self._request.what}: the reply drips on for longer than Timeouts.reply"
                 raise APITimeoutError(msg) from error
-        if not is_error and len(body) > _LARGEST_JSON:
+        if not is_error and left < 0:
             msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
             raise APIResponseError(msg, retryable=False)
-        return Reply(
-            status=self.status,
-            headers=self.headers,
-            body=bytes(body),
-            received_at=time.time(),
-            secrets=self._session.secrets,
-        )
-
-    async def _read_into(self, body: bytearray, enough: int) -> None:
-        while len(body) <= enough and (chunk := await self.read_chunk()):
-            body += chunk
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""
@@ -552,23 +547,94 @@ class Exchange:
             await self._payload.aclose()
 
 
-class _Registration:
-    """A task that works for the client, and whether `aclose()` has interrupted it.
+class _Registered:
+    """What a task does for the client, as a context that `aclose()` can interrupt.
 
     It counts cancellations as `asyncio.timeout` does, so that somebody else's is not swallowed.
+    Inside another one of the same task it does nothing. Not a generator: it is entered for each
+    chunk of a stream.
     """
 
-    def __init__(self, task: asyncio.Task[object]) -> None:
-        self.task = task
+    __slots__ = ("_active", "_cancellations_before", "_interrupted", "_left", "task")
+
+    def __init__(
+        self, active: dict[asyncio.Task[object], _Registered], left: asyncio.Event
+    ) -> None:
+        self.task: asyncio.Task[object] | None = None
+        self._active = active
+        self._left = left
         self._interrupted = False
-        self._cancellations_before = task.cancelling()
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and task not in self._active:
+            self.task = task
+            self._cancellations_before = task.cancelling()
+            self._active[task] = self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task = self.task
+        if task is None:
+            return
+        del self._active[task]
+        self._left.set()
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if is_cancelled and self._interrupted and task.uncancel() <= self._cancellations_before:
+            raise _closed_error() from None
 
     def interrupt(self) -> None:
+        """Cancel the task, and remember that it was us."""
         self._interrupted = True
-        self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
-    def was_interrupted(self) -> bool:
-        return self._interrupted and self.task.uncancel() <= self._cancellations_before
+
+class _Operation:
+    """A registered piece of work that may have a deadline."""
+
+    __slots__ = ("_bound", "_registered", "_what")
+
+    def __init__(self, registered: _Registered, deadline: float | None, what: str) -> None:
+        self._registered = registered
+        self._bound = None if deadline is None else asyncio.timeout_at(deadline)
+        self._what = what
+
+    async def __aenter__(self) -> None:
+        self._registered.__enter__()
+        if self._bound is not None:
+            await self._bound.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._bound is not None:
+                await self._leave_bound(self._bound, kind, error, traceback)
+        except BaseException as other:
+            self._registered.__exit__(type(other), other, other.__traceback__)
+            raise
+        self._registered.__exit__(kind, error, traceback)
+
+    async def _leave_bound(
+        self,
+        bound: asyncio.Timeout,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await bound.__aexit__(kind, error, traceback)
+        except TimeoutError as timeout:
+            msg = f"{self._what}: not done within RetryPolicy.deadline; allow more time"
+            raise APITimeoutError(msg) from timeout
 
 
 class _Payload(aiohttp.Payload):
@@ -605,11 +671,18 @@ class _Payload(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - always that of the body
     ) -> None:
         self._writer = asyncio.current_task()
+        chunk = await self._read()
+        if len(chunk) <= _NEVER_WAITS:
+            await writer.write(chunk)
+            chunk = await self._read()
+            if not chunk:
+                return
         watch = self._watch = _StallWatch(writer, self._limit)
         try:
-            while chunk := await self._read():
+            while chunk:
                 await writer.write(chunk)
                 watch.written += len(chunk)
+                chunk = await self._read()
         finally:
             watch.stop()
 
@@ -705,6 +778,24 @@ _TRANSLATIONS = (
         "the reply is not HTTP, or its headers are too large; check base_url",
     ),
 )
+
+
+def _raise_ours(
+    error: Exception, what: str, payload: _Payload | None, *, is_secret: bool
+) -> NoReturn:
+    """Raise an error of ours for what aiohttp raised: here, and nowhere else.
+
+    Args:
+        error: What aiohttp raised.
+        what: What is being done to what, for the message.
+        payload: The body that is being sent; its own failure comes first.
+        is_secret: Whether the URL may not be shown, as that of a redirect to a signed one.
+    """
+    if payload is not None and payload.failure is not None:
+        raise payload.failure from payload.failure.__cause__
+    # The cause's text may show the URL, or what came instead of HTTP, which may be our key.
+    is_telling = is_secret or isinstance(error, aiohttp.ClientResponseError)
+    raise _translate(error, what, payload) from (None if is_telling else error)
 
 
 def _translate(error: Exception, what: str, payload: _Payload | None) -> APIError:

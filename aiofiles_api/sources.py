@@ -42,8 +42,11 @@ __all__ = [
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+ChunkSize: TypeAlias = Callable[[], int]
+"""Says how many bytes to read now."""
+
 _CHUNK = 1024 * 1024
-"""Bytes read at a time: few enough hops between threads, little enough memory."""
+"""Bytes read at a time where nobody says: few hops between threads, little memory."""
 
 _SMALL = 256 * 1024
 """A file up to this length is opened, read and closed in one hop."""
@@ -144,14 +147,21 @@ class Source(Protocol):
         ...
 
 
-def as_source(upload: UploadSource, threads: Threads) -> Source:
+def as_source(
+    upload: UploadSource, threads: Threads, *, chunk_size: ChunkSize = lambda: _CHUNK
+) -> Source:
     """Return a source over what the caller handed in; nothing is read or opened yet.
+
+    Args:
+        upload: What the caller handed in.
+        threads: Where to read.
+        chunk_size: Asked before each read for how many bytes to read.
 
     Raises:
         InvalidArgumentError: It is none of the kinds of `UploadSource`.
     """
     if isinstance(upload, str | os.PathLike):
-        return _PathSource(upload, threads)
+        return _PathSource(upload, threads, chunk_size)
     if _is_memory(upload):
         return _MemorySource(upload)
     name = _name_of(upload)
@@ -162,9 +172,9 @@ def as_source(upload: UploadSource, threads: Threads) -> Source:
         raise InvalidArgumentError(msg)
     read = getattr(plain, "read", None)
     if inspect.iscoroutinefunction(read):
-        return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name)
+        return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name, chunk_size)
     if callable(read):
-        return _FileSource(cast("_SeekableFile", plain), name, threads)
+        return _FileSource(cast("_SeekableFile", plain), name, threads, chunk_size)
     if isinstance(upload, AsyncIterable):
         return _AsyncIterableSource(upload, name)
     if isinstance(upload, Iterable):
@@ -313,8 +323,11 @@ class _PipeReader:
 class _PathSource:
     """A path, opened anew for each attempt."""
 
-    def __init__(self, path: str | os.PathLike[str], threads: Threads) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], threads: Threads, chunk_size: ChunkSize
+    ) -> None:
         self._path = os.fspath(path)
+        self._chunk_size = chunk_size
         self._what = f"the file {os.fsdecode(self._path)!r}"
         self._threads = threads
         self._is_consumed_pipe = False
@@ -356,7 +369,7 @@ class _PathSource:
             keep_open = True
             return _ThreadReader(
                 self._threads,
-                partial(_read_chunk, partial(os.read, descriptor), self._what),
+                partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what),
                 length=status.st_size,
                 close=partial(os.close, descriptor),
             )
@@ -366,7 +379,7 @@ class _PathSource:
 
     def _read_whole(self, descriptor: int) -> Reader:
         content = bytearray()
-        while chunk := _read_chunk(partial(os.read, descriptor), self._what):
+        while chunk := _read_chunk(partial(os.read, descriptor), lambda: _SMALL + 1, self._what):
             content += chunk
             if len(content) > _SMALL:
                 msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
@@ -377,8 +390,11 @@ class _PathSource:
 class _FileSource:
     """A blocking file object, read from where it stands; rewound for each attempt if it can be."""
 
-    def __init__(self, file: _SeekableFile, name: str | None, threads: Threads) -> None:
+    def __init__(
+        self, file: _SeekableFile, name: str | None, threads: Threads, chunk_size: ChunkSize
+    ) -> None:
         self.name = name
+        self._chunk_size = chunk_size
         self._file = file
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._threads = threads
@@ -391,7 +407,7 @@ class _FileSource:
 
     async def open(self) -> Reader:
         length = await self._threads.run(self._rewind)
-        read = partial(_read_chunk, self._read, self._what)
+        read = partial(_read_chunk, self._read, self._chunk_size, self._what)
         return _ThreadReader(self._threads, read, length=length)
 
     def _rewind(self) -> int | None:
@@ -413,8 +429,9 @@ class _FileSource:
 class _AsyncFileSource:
     """An asynchronous file object, read from where it stands."""
 
-    def __init__(self, file: _AsyncSeekableFile, name: str | None) -> None:
+    def __init__(self, file: _AsyncSeekableFile, name: str | None, chunk_size: ChunkSize) -> None:
         self.name = name
+        self._chunk_size = chunk_size
         self._file = file
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._start: int | None = None
@@ -439,7 +456,7 @@ class _AsyncFileSource:
 
     async def _read(self) -> object:
         self._consumed = True
-        return await self._file.read(_CHUNK)
+        return await self._file.read(self._chunk_size())
 
 
 class _AsyncReader:
@@ -530,9 +547,9 @@ class _IterableSource:
             yield bytes(batch)
 
 
-def _read_chunk(read: Callable[[int], object], what: str) -> bytes:
+def _read_chunk(read: Callable[[int], object], chunk_size: ChunkSize, what: str) -> bytes:
     try:
-        chunk = read(_CHUNK)
+        chunk = read(chunk_size())
     except Exception as error:
         raise _unreadable(what, error) from error
     return _checked_chunk(chunk, what)
@@ -619,7 +636,7 @@ async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
         except OSError as error:
             msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
             raise SourceError(msg) from error
-        yield _FileSource(file, source.name, threads)
+        yield _FileSource(file, source.name, threads, lambda: _CHUNK)
     finally:
         # The thread may have opened it although we were cancelled meanwhile.
         if opening.exception() is None:

@@ -66,11 +66,11 @@ async def upload(
         raise InvalidArgumentError(msg)
     expiry = None if expires_after is None else ExpiresAfter.of(expires_after)
     fields = upload_fields(purpose, expiry)
-    opened = as_source(source, session.threads)
+    opened = as_source(source, session.threads, chunk_size=session.sending.share)
     name = opened.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(session.operation(f"uploading {name[:80]!r}"))
+    async with session.operation(f"uploading {name[:80]!r}"), AsyncExitStack() as stack:
+        stack.enter_context(session.sending)
         if spool:
             opened = await stack.enter_async_context(spooled(opened, session.threads))
         sending = _Sending(

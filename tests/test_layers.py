@@ -18,7 +18,7 @@ import aiofiles_api
 PACKAGE = "aiofiles_api"
 ROOT = Path(aiofiles_api.__file__).parent
 
-BASEMENT = ["errors", "progress", "threads"]
+BASEMENT = ["errors", "progress", "threads", "buffers"]
 VALUES = ["models", "retry", "pacing", "config", "multipart", "resume"]
 PURE = [*BASEMENT, *VALUES, "protocol", "sources"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
@@ -30,6 +30,7 @@ ROOMS: dict[str, list[str]] = {
     "errors": [],
     "progress": [],
     "threads": [],
+    "buffers": [],
     "models": ["errors"],
     "retry": ["errors"],
     "pacing": ["errors"],

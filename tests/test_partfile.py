@@ -771,7 +771,7 @@ async def test_a_part_that_is_finished_while_another_waits_to_lock_it_is_left_al
             first._commit([])
         lock(descriptor, operation)
 
-    await first._written()
+    await first.written()
     monkeypatch.setattr(fcntl, "flock", finish_before)
     assert await second.prepare() == 0
     await second.commit([b"second"])
@@ -833,7 +833,7 @@ async def test_what_cannot_be_written_when_it_is_to_be_kept_hides_no_other_error
     part = kept_part(tmp_path / "file", threads)
     await part.prepare()
     await part.append([b"some"])
-    await part._written()
+    await part.written()
     full_disk(monkeypatch)
     await part.keep([b"more"])
     [left] = tmp_path.iterdir()
@@ -881,7 +881,7 @@ async def test_nothing_is_written_behind_what_could_not_be_written(
     part = kept_part(tmp_path / "file", threads)
     await part.prepare()
     await part.append([b"some"])
-    await part._written()
+    await part.written()
     with monkeypatch.context() as patch:
         full_disk(patch)
         await part.append([b"a batch that fits in part"])
