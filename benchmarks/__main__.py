@@ -1,0 +1,116 @@
+"""This client beside its peers, and beside the least that the machine allows.
+
+python -m benchmarks                         # every row of the table
+python -m benchmarks --growth                # how the cost grows, for the plots
+python -m benchmarks --only 'download*,list' # some rows, by name
+python -m benchmarks --quick                 # everything tiny, to see that it runs
+python -m benchmarks --list                  # the names of the rows
+python -m benchmarks --from FILE --readme    # render again what was measured
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from benchmarks import report, runner
+from benchmarks.results import Results
+from benchmarks.rows import FULL, QUICK, Row, growth, rows
+
+_ROOT = Path(__file__).parent.parent
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="everything tiny, one run, no warm-up: for CI")
+    add("--only", metavar="NAME[,NAME]", help="only these rows; * and ? stand for any letters")
+    add("--growth", action="store_true", help="the rows of the plots instead of the table's")
+    add("--runs", type=int, default=5, help="runs of each contender after the warm-up (5)")
+    add("--uvloop", action="store_true", help="let the contenders run on uvloop")
+    add("--dir", type=Path, default=Path(tempfile.gettempdir()), help="for temporary files")
+    add("--json", type=Path, metavar="FILE", help="keep the figures here")
+    add("--from", type=Path, metavar="FILE", dest="source", help="figures that were kept")
+    add("--readme", action="store_true", help="put the table into the README")
+    add("--plots", type=Path, metavar="DIR", help="put the plots of --growth here, as SVG")
+    add("--list", action="store_true", help="show the names of the rows, and what they are")
+    return parser.parse_args()
+
+
+def chosen(table: Sequence[Row], only: str | None) -> list[Row]:
+    """Return the rows whose names match."""
+    patterns = only.split(",") if only else ["*"]
+    return [row for row in table if any(fnmatch.fnmatch(row.name, p) for p in patterns)]
+
+
+def measure(plan: runner.Plan, *, quick: bool) -> Results:
+    """Run, with a progress bar on standard error."""
+    results = Results(runner.machine(), quick=quick)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bar = progress.add_task("", total=plan.steps())
+
+        def on_step(what: str) -> None:
+            progress.update(bar, description=what, advance=1)
+
+        runner.run(plan, results, on_step)
+    return results
+
+
+def main() -> int:
+    """Do what was asked for; return the exit status."""
+    asked = arguments()
+    sizes = QUICK if asked.quick else FULL
+    table, plotted = rows(sizes), growth(sizes)
+    if asked.list:
+        for row in [*table, *plotted]:
+            print(f"{row.name:32} {row.title}")
+        return 0
+    if asked.source:
+        results = Results.load(asked.source)
+    else:
+        everything = [*table, *plotted] if asked.quick or asked.only else table
+        wanted = chosen(plotted if asked.growth else everything, asked.only)
+        runs = 1 if asked.quick else asked.runs
+        plan = runner.Plan(wanted, runs, not asked.quick, asked.dir, uvloop=asked.uvloop)
+        results = measure(plan, quick=asked.quick)
+    if asked.json:
+        results.save(asked.json)
+    print(report.details([*table, *plotted], results))
+    print(report.summary(table, results))
+    if asked.readme:
+        readme = _ROOT / "README.md"
+        readme.write_text(report.insert(readme.read_text(), report.summary(table, results)))
+    failures = [m for measured in results.rows.values() for m in measured if m.failure]
+    for failed in failures:
+        print(f"{failed.label}: {failed.failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

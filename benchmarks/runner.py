@@ -1,0 +1,254 @@
+"""Runs the rows: one server, and a fresh process for each run of each contender.
+
+The entries of a row take turns, A B C A B C, so that what happens to the machine happens to all.
+What a job should have done is checked after each run, on the server and on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import attrs
+import psutil
+import trustme
+
+from benchmarks import server
+from benchmarks.content import check_file, write_file
+from benchmarks.jobs import Job, Outcome, Target
+from benchmarks.process import Task
+from benchmarks.results import Measured, Results
+from benchmarks.rows import Entry, Row
+
+__all__ = ["FailedError", "NoSpaceError", "Plan", "machine", "run"]
+
+_IMPORT = """
+import json, time
+wall, cpu = time.perf_counter(), time.process_time()
+import {}
+print(json.dumps({{"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}}))
+"""
+_PACKAGES = ("aiofiles_api", "aiohttp", "openai", "httpx2", "obstore", "orjson", "uvloop")
+_RUN_LIMIT = 900
+"""Seconds after which a run has failed."""
+
+
+class FailedError(Exception):
+    """A contender did not do its job."""
+
+
+class NoSpaceError(Exception):
+    """The disk has no room for a row's files."""
+
+
+@attrs.frozen
+class Plan:
+    """How to run.
+
+    Attributes:
+        rows: Which rows.
+        runs: How often each contender runs, after the warm-up.
+        warm_up: Whether a first run is left out.
+        directory: Where temporary files go.
+        uvloop: Whether contenders run on uvloop.
+    """
+
+    rows: Sequence[Row]
+    runs: int
+    warm_up: bool
+    directory: Path
+    uvloop: bool = False
+
+    def rounds(self, row: Row) -> int:
+        """How often each contender of a row runs, with the warm-up."""
+        return min(self.runs, row.runs or self.runs) + self.warm_up
+
+    def steps(self) -> int:
+        """How many runs there are in all."""
+        return sum(self.rounds(row) * len(row.entries) for row in self.rows)
+
+
+def run(plan: Plan, results: Results, on_step: Callable[[str], None]) -> None:
+    """Run every row.
+
+    Args:
+        plan: What to run, and how often.
+        results: Gets what was measured, row by row.
+        on_step: Told before each run what it is.
+
+    Raises:
+        NoSpaceError: The disk has no room; earlier rows are in the results.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=plan.directory) as folder:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        for name, pem in (
+            ("authority.pem", authority.cert_pem),
+            ("certificate.pem", certificate.cert_chain_pems[0]),
+            ("key.pem", certificate.private_key_pem),
+        ):
+            pem.write_to_path(f"{folder}/{name}")
+        with server.running(f"{folder}/certificate.pem", f"{folder}/key.pem") as running:
+            lane = Lane(running, Path(folder), uvloop=plan.uvloop)
+            for row in plan.rows:
+                lane.run_row(row, plan, results, on_step)
+
+
+@attrs.frozen
+class Lane:
+    """One server and one folder, in which one run follows another."""
+
+    server: server.Server
+    folder: Path
+    uvloop: bool = attrs.field(kw_only=True)
+
+    def run_row(
+        self, row: Row, plan: Plan, results: Results, on_step: Callable[[str], None]
+    ) -> None:
+        """Let the contenders take turns."""
+        entries = [entry for entry in row.entries if entry.contender.is_here()]
+        found = {entry.label: Measured(entry.label) for entry in entries}
+        results.rows[row.name] = list(found.values())
+        self._check_space(max(entry.job.disk for entry in entries))
+        with self._sources(entries) as sources:
+            for number in range(plan.rounds(row)):
+                for entry in entries:
+                    measured = found[entry.label]
+                    on_step(f"{row.name}: {entry.label}")
+                    if measured.failure:
+                        continue
+                    try:
+                        outcome = self._run(entry, sources)
+                    except FailedError as error:
+                        measured.failure = str(error)
+                    else:
+                        if number or not plan.warm_up:
+                            measured.runs.append(outcome)
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < needed * 1.1:
+            raise NoSpaceError(f"{self.folder} has {free:,} bytes free, {needed:,} are needed")
+
+    @contextlib.contextmanager
+    def _sources(self, entries: Sequence[Entry]) -> Iterator[Path]:
+        """Put the files to upload on disk, as long as the row runs."""
+        sources = self.folder / "sources"
+        sources.mkdir()
+        for job in {entry.job for entry in entries if entry.job.uploads}:
+            for number in range(job.count):
+                if not (sources / str(number)).exists():
+                    write_file(sources / str(number), job.size)
+        try:
+            yield sources
+        finally:
+            shutil.rmtree(sources)
+
+    def _run(self, entry: Entry, sources: Path) -> Outcome:
+        job = entry.job
+        if job.operation == "import":
+            return _child([sys.executable, "-c", _IMPORT.format(job.module)], "", os.environ)
+        destination = self.folder / "destination"
+        destination.mkdir()
+        authority = f"{self.folder}/authority.pem"
+        files = job.count if job.operation == "list" else 0
+        task = Task(
+            opener=entry.contender.opener,
+            job=job,
+            target=Target(
+                self.server.base_url(tls=job.tls, files=files, delay=job.delay), authority
+            ),
+            sources=str(sources),
+            destination=str(destination),
+            command=entry.contender.command,
+            uvloop=self.uvloop and not entry.contender.command,
+        )
+        environment = {
+            **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+            "SSL_CERT_FILE": authority,
+        }
+        before = self.server.stats()
+        try:
+            outcome = _child(
+                [sys.executable, "-m", "benchmarks.process"], task.dumps(), environment
+            )
+            after = self.server.stats()
+            _check(job, before, after, destination)
+        finally:
+            shutil.rmtree(destination)
+        return {**outcome, "server": after.cpu - before.cpu}
+
+
+def _child(command: Sequence[str], text: str, environment: Mapping[str, str]) -> Outcome:
+    """Run a process that reads a text and prints figures as its last line.
+
+    Raises:
+        FailedError: It failed.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - this package's own modules
+            command,
+            input=text,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_RUN_LIMIT,
+        )
+    except subprocess.CalledProcessError as error:
+        raise FailedError(error.stderr.strip()[-2000:]) from error
+    except subprocess.TimeoutExpired as error:
+        raise FailedError(f"not done after {_RUN_LIMIT} s") from error
+    outcome: Outcome = json.loads(done.stdout.splitlines()[-1])
+    return outcome
+
+
+def _check(job: Job, before: server.Stats, after: server.Stats, destination: Path) -> None:
+    """Hold what was done against what should have been.
+
+    Raises:
+        FailedError: It is not the same.
+    """
+    counts = {
+        "uploads": job.count * job.uploads,
+        "uploaded_bytes": job.count * job.size * job.uploads,
+        "downloads": job.count * job.downloads,
+    }
+    for name, wanted in counts.items():
+        found = getattr(after, name) - getattr(before, name)
+        if found != wanted:
+            raise FailedError(f"{name}: {found:,}, not {wanted:,}")
+    for number in range(job.count * job.downloads):
+        try:
+            check_file(destination / str(number), job.size)
+        except (OSError, ValueError) as error:
+            raise FailedError(str(error)) from error
+
+
+@functools.cache
+def machine() -> dict[str, str]:
+    """Return what the figures depend on."""
+    versions: dict[str, str] = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    if path := shutil.which("curl"):
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+        versions["curl"] = told.stdout.split()[1]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(psutil.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
+        "python": platform.python_version(),
+        **versions,
+    }
