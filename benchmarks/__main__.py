@@ -11,10 +11,8 @@ python -m benchmarks --from FILE --readme    # render again what was measured
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,9 +25,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmarks import report, runner
+from benchmarks import plots, report, runner
 from benchmarks.results import Results
-from benchmarks.rows import FULL, QUICK, Row, growth, rows
+from benchmarks.rows import FULL, QUICK, growth, matching, rows
 
 _ROOT = Path(__file__).parent.parent
 
@@ -56,12 +54,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(table: Sequence[Row], only: str | None) -> list[Row]:
-    """Return the rows whose names match."""
-    patterns = only.split(",") if only else ["*"]
-    return [row for row in table if any(fnmatch.fnmatch(row.name, p) for p in patterns)]
-
-
 def measure(plan: runner.Plan, *, quick: bool) -> Results:
     """Run, with a progress bar on standard error."""
     results = Results(runner.machine(), quick=quick)
@@ -82,31 +74,49 @@ def measure(plan: runner.Plan, *, quick: bool) -> Results:
     return results
 
 
+def measured(asked: argparse.Namespace) -> Results:
+    """Measure what was asked for, or read what was kept."""
+    if asked.source:
+        return Results.load(asked.source)
+    sizes = QUICK if asked.quick else FULL
+    if asked.growth:
+        table = growth(sizes)
+    elif asked.quick or asked.only:
+        table = [*rows(sizes), *growth(sizes)]
+    else:
+        table = rows(sizes)
+    plan = runner.Plan(
+        matching(table, asked.only),
+        runs=1 if asked.quick else asked.runs,
+        warm_up=not asked.quick,
+        directory=asked.dir,
+        uvloop=asked.uvloop,
+    )
+    return measure(plan, quick=asked.quick)
+
+
 def main() -> int:
     """Do what was asked for; return the exit status."""
     asked = arguments()
-    sizes = QUICK if asked.quick else FULL
-    table, plotted = rows(sizes), growth(sizes)
     if asked.list:
-        for row in [*table, *plotted]:
+        for row in [*rows(FULL), *growth(FULL)]:
             print(f"{row.name:32} {row.title}")
         return 0
-    if asked.source:
-        results = Results.load(asked.source)
-    else:
-        everything = [*table, *plotted] if asked.quick or asked.only else table
-        wanted = chosen(plotted if asked.growth else everything, asked.only)
-        runs = 1 if asked.quick else asked.runs
-        plan = runner.Plan(wanted, runs, not asked.quick, asked.dir, uvloop=asked.uvloop)
-        results = measure(plan, quick=asked.quick)
+    results = measured(asked)
     if asked.json:
         results.save(asked.json)
+    sizes = QUICK if results.quick else FULL
+    table, plotted = rows(sizes), growth(sizes)
     print(report.details([*table, *plotted], results))
-    print(report.summary(table, results))
+    summary = report.summary(table, results)
+    print(summary)
     if asked.readme:
         readme = _ROOT / "README.md"
-        readme.write_text(report.insert(readme.read_text(), report.summary(table, results)))
-    failures = [m for measured in results.rows.values() for m in measured if m.failure]
+        readme.write_text(report.insert(readme.read_text(), summary))
+    if asked.plots:
+        for path in plots.draw(plotted, results, asked.plots):
+            print(path)
+    failures = [m for entries in results.rows.values() for m in entries if m.failure]
     for failed in failures:
         print(f"{failed.label}: {failed.failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import shutil
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ import attrs
 from benchmarks.jobs import Figure, Job, Operation
 
 __all__ = [
+    "AIOHTTP",
     "FULL",
     "LIMITS",
+    "OPENAI",
     "OURS",
     "QUICK",
     "Contender",
@@ -21,6 +24,8 @@ __all__ = [
     "Row",
     "Sizes",
     "growth",
+    "matching",
+    "named",
     "rows",
 ]
 
@@ -113,7 +118,7 @@ class Row:
         figure: The figure that the short table shows.
         entries: Who takes part, in the order in which they run; ours first.
         goals: What ours shall reach.
-        runs: How often, where it is not as often as the others.
+        runs: How often, without a warm-up, where few runs will do.
         series: The plot that it is a point of, if any.
         x: Where it stands in that plot.
         notes: Why someone is missing.
@@ -128,6 +133,10 @@ class Row:
     series: str = ""
     x: int = 0
     notes: str = ""
+
+    def present(self) -> list[Entry]:
+        """Return the entries whose contenders are installed."""
+        return [entry for entry in self.entries if entry.contender.is_here()]
 
 
 @attrs.frozen
@@ -180,7 +189,7 @@ FULL = Sizes(
 
 QUICK = Sizes(
     big=8 * MB,
-    memory=[MB, 4 * MB],
+    memory=[MB],
     tiny=4096,
     tiny_count=40,
     middle=MB,
@@ -189,9 +198,9 @@ QUICK = Sizes(
     listed=2_500,
     delay=0.01,
     moved=8 * MB,
-    growing_files=[10, 40],
-    growing_bytes=[MB // 4, MB],
-    growing_listed=[100, 2_500],
+    growing_files=[10],
+    growing_bytes=[MB],
+    growing_listed=[100],
 )
 
 
@@ -225,6 +234,17 @@ def growth(sizes: Sizes) -> list[Row]:
         *_growing_bytes("download", sizes),
         *_growing_listings(sizes),
     ]
+
+
+def matching(table: Sequence[Row], only: str | None) -> list[Row]:
+    """Return the rows whose names match.
+
+    Args:
+        table: The rows.
+        only: Names between commas, in which `*` and `?` stand for any letters; all by default.
+    """
+    patterns = only.split(",") if only else ["*"]
+    return [row for row in table if any(fnmatch.fnmatch(row.name, p) for p in patterns)]
 
 
 def _all_do(job: Job, *contenders: Contender) -> list[Entry]:
@@ -358,7 +378,7 @@ def _many(sizes: Sizes) -> list[Row]:
 
 
 def _memory(sizes: Sizes) -> list[Row]:
-    """Return the rows that need few runs: memory hardly differs from one to the next."""
+    """Return rows of few runs: memory hardly differs from one to the next."""
     found: list[Row] = []
     for size in sizes.memory:
         holds_all = size > 1024 * MB
@@ -367,7 +387,10 @@ def _memory(sizes: Sizes) -> list[Row]:
                 f"memory-upload-{named(size).replace(' ', '')}",
                 f"memory, upload {named(size)} from a path",
                 "memory",
-                _all_do(Job("upload", size=size), *((OURS, AIOHTTP) if holds_all else PYTHONS)),
+                _all_do(
+                    Job("upload", size=size),
+                    *((OURS, AIOHTTP) if holds_all else (OURS, OPENAI, AIOHTTP)),
+                ),
                 runs=1 if holds_all else 3,
                 notes="openai-python would hold all of it in memory" if holds_all else "",
             ),

@@ -69,13 +69,15 @@ class Plan:
     directory: Path
     uvloop: bool = False
 
-    def rounds(self, row: Row) -> int:
-        """How often each contender of a row runs, with the warm-up."""
-        return min(self.runs, row.runs or self.runs) + self.warm_up
+    def rounds(self, row: Row) -> list[bool]:
+        """Return, for each time that the contenders of a row run, whether it counts."""
+        if row.runs:
+            return [True] * min(row.runs, self.runs)
+        return [False] * self.warm_up + [True] * self.runs
 
     def steps(self) -> int:
-        """How many runs there are in all."""
-        return sum(self.rounds(row) * len(row.entries) for row in self.rows)
+        """Return how many runs there are in all."""
+        return sum(len(self.rounds(row)) * len(row.present()) for row in self.rows)
 
 
 def run(plan: Plan, results: Results, on_step: Callable[[str], None]) -> None:
@@ -116,12 +118,12 @@ class Lane:
         self, row: Row, plan: Plan, results: Results, on_step: Callable[[str], None]
     ) -> None:
         """Let the contenders take turns."""
-        entries = [entry for entry in row.entries if entry.contender.is_here()]
+        entries = row.present()
         found = {entry.label: Measured(entry.label) for entry in entries}
         results.rows[row.name] = list(found.values())
         self._check_space(max(entry.job.disk for entry in entries))
         with self._sources(entries) as sources:
-            for number in range(plan.rounds(row)):
+            for counts in plan.rounds(row):
                 for entry in entries:
                     measured = found[entry.label]
                     on_step(f"{row.name}: {entry.label}")
@@ -132,7 +134,7 @@ class Lane:
                     except FailedError as error:
                         measured.failure = str(error)
                     else:
-                        if number or not plan.warm_up:
+                        if counts:
                             measured.runs.append(outcome)
 
     def _check_space(self, needed: int) -> None:
