@@ -30,6 +30,7 @@ from benchmarks.results import Results
 from benchmarks.rows import FULL, QUICK, growth, matching, rows
 
 _ROOT = Path(__file__).parent.parent
+_RESULTS = _ROOT / "benchmarks" / "results"
 
 
 def arguments() -> argparse.Namespace:
@@ -95,6 +96,13 @@ def measured(asked: argparse.Namespace) -> Results:
     return measure(plan, quick=asked.quick)
 
 
+def images() -> str:
+    """Return Markdown for the plots that lie beside the results."""
+    drawn = [plot for plot in plots.PLOTS if (_RESULTS / f"{plot.name}.svg").exists()]
+    folder = _RESULTS.relative_to(_ROOT).as_posix()
+    return "".join(f"\n![{plot.title}]({folder}/{plot.name}.svg)\n" for plot in drawn)
+
+
 def main() -> int:
     """Do what was asked for; return the exit status."""
     asked = arguments()
@@ -110,12 +118,12 @@ def main() -> int:
     print(report.details([*table, *plotted], results))
     summary = report.summary(table, results)
     print(summary)
-    if asked.readme:
-        readme = _ROOT / "README.md"
-        readme.write_text(report.insert(readme.read_text(), summary))
     if asked.plots:
         for path in plots.draw(plotted, results, asked.plots):
             print(path)
+    if asked.readme:
+        readme = _ROOT / "README.md"
+        readme.write_text(report.insert(readme.read_text(), f"{summary}\n{images()}"))
     failures = [m for entries in results.rows.values() for m in entries if m.failure]
     for failed in failures:
         print(f"{failed.label}: {failed.failure}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import attrs
@@ -102,7 +103,8 @@ def _limits(rows: Sequence[Row], results: Results) -> list[Verdict]:
 def summary(rows: Sequence[Row], results: Results) -> str:
     """Render both short tables: one figure a row, and the goals."""
     rows = [row for row in rows if row.name in results.rows]
-    return "\n".join([*_figures(rows, results), "", *_goals(rows, results), "", _footer(results)])
+    tables = [_figures(rows, results), _goals(rows, results)] if rows else []
+    return "\n".join([line for table in tables for line in [*table, ""]] + [_footer(results)])
 
 
 def details(rows: Sequence[Row], results: Results) -> str:
@@ -156,11 +158,24 @@ def _figures(rows: Sequence[Row], results: Results) -> list[str]:
     lines = ["| | " + " | ".join(labels) + " |", "|---|" + "---|" * len(labels)]
     for row in rows:
         by_label = {entry.label: entry for entry in results.rows[row.name]}
+        best = _best(row, results)
         cells = [
-            _short(by_label[label], row.figure) if label in by_label else "–" for label in labels
+            _short(by_label[label], row.figure, best=label == best) if label in by_label else "–"
+            for label in labels
         ]
         lines.append(f"| {row.title}: {_NAMES[row.figure]} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _best(row: Row, results: Results) -> str | None:
+    """Return the label of the Python client that needs least, if there are several."""
+    medians = {
+        measured.label: spread(measured.values(row.figure)).median
+        for entry in row.entries
+        if not entry.contender.yardstick and not entry.name
+        if (measured := results.entry(row.name, entry.label)) and measured.values(row.figure)
+    }
+    return min(medians, key=lambda label: medians[label]) if len(medians) > 1 else None
 
 
 def _count(label: str, rows: Sequence[Row], results: Results) -> int:
@@ -187,16 +202,22 @@ def _footer(results: Results) -> str:
         for entry in entries:
             for server, wall in zip(entry.values("server"), entry.values("wall"), strict=False):
                 share = max(share, server / wall)
-    warning = "These figures say nothing: everything was tiny. " if results.quick else ""
-    return (
-        f"{warning}Medians (least–greatest) of runs that took turns, each in a process of its own. "
-        f"The server was busy for {share:.0%} of a run's time at most. {machine}."
+    about = (
+        "Medians (least–greatest) of runs that took turns, each in a process of its own; the best "
+        "Python client of a row is set in bold; MB is 2^20 bytes. The server was busy for "
+        f"{share:.0%} of a run's time at most. {machine}."
     )
+    if results.quick:
+        about = f"These figures say nothing: everything was tiny. {about}"
+    return textwrap.fill(about, 100)
 
 
-def _short(entry: Measured, figure: Figure) -> str:
+def _short(entry: Measured, figure: Figure, *, best: bool) -> str:
     values = entry.values(figure)
-    return _told(figure, spread(values).median) if values else "failed"
+    if not values:
+        return "failed"
+    told = _told(figure, spread(values).median)
+    return f"**{told}**" if best else told
 
 
 def _cell(entry: Measured, figure: Figure) -> str:

@@ -41,12 +41,14 @@ class Contender:
         opener: Where it is among the contenders, as "module:function"; empty for imports.
         needs: The module, or the command, that must be there.
         command: Whether it is a command rather than a library.
+        yardstick: Whether it shows what is possible, rather than being a client for Python.
     """
 
     label: str
     opener: str
     needs: str
     command: bool = False
+    yardstick: bool = False
 
     def is_here(self) -> bool:
         """Whether it is installed."""
@@ -60,8 +62,8 @@ OPENAI = Contender("openai-python", "openai_python:opened", "openai")
 OPENAI_AIOHTTP = Contender("openai-python, aiohttp", "openai_python:opened_with_aiohttp", "openai")
 AIOHTTP = Contender("plain aiohttp", "plain_aiohttp:opened", "aiohttp")
 OBSTORE = Contender("obstore", "obstore_http:opened", "obstore")
-CURL = Contender("curl", "curl:opened", "curl", command=True)
-BY_HAND = Contender("by hand", "by_hand:opened", "orjson")
+CURL = Contender("curl", "curl:opened", "curl", command=True, yardstick=True)
+BY_HAND = Contender("by hand", "by_hand:opened", "orjson", yardstick=True)
 
 PYTHONS = (OURS, OPENAI, OPENAI_AIOHTTP, AIOHTTP)
 
@@ -406,7 +408,7 @@ def _memory(sizes: Sizes) -> list[Row]:
 
 
 def _imports() -> Row:
-    bare = Contender("aiohttp and cattrs", "", "cattrs")
+    bare = Contender("aiohttp and cattrs", "", "cattrs", yardstick=True)
     return Row(
         "import",
         "import",
