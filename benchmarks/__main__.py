@@ -56,8 +56,9 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(plan: runner.Plan, *, quick: bool) -> Results:
-    """Run, with a progress bar on standard error."""
-    results = Results(runner.machine(), quick=quick)
+    """Run, with a progress bar on standard error; stopped in between, return what there is."""
+    loop = "uvloop" if plan.uvloop else "asyncio"
+    results = Results({**runner.machine(), "loop": loop}, quick=quick)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,7 +72,11 @@ def measure(plan: runner.Plan, *, quick: bool) -> Results:
         def on_step(what: str) -> None:
             progress.update(bar, description=what, advance=1)
 
-        runner.run(plan, results, on_step)
+        try:
+            runner.run(plan, results, on_step)
+        except (KeyboardInterrupt, runner.NoSpaceError) as stop:
+            # What was measured up to here is worth telling.
+            print(f"stopped: {stop!r}", file=sys.stderr)
     return results
 
 

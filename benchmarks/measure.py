@@ -2,7 +2,8 @@
 
 How long the loop was held is the time from one `select()` of the loop to the next, in which
 nothing else on it can run: it is measured in the selector, and costs two readings of a clock for
-each turn. A loop without a Python selector (uvloop's) has a heartbeat instead.
+each turn. What other processes take from the machine meanwhile is in it: measure on a machine that
+does nothing else. A loop without a Python selector (uvloop's) has a heartbeat instead.
 """
 
 from __future__ import annotations

@@ -157,23 +157,24 @@ def _figures(rows: Sequence[Row], results: Results) -> list[str]:
     labels = [label for label in labels if _count(label, rows, results) > 1 or len(rows) < 4]
     lines = ["| | " + " | ".join(labels) + " |", "|---|" + "---|" * len(labels)]
     for row in rows:
-        by_label = {entry.label: entry for entry in results.rows[row.name]}
-        best = _best(row, results)
-        cells = [
-            _short(by_label[label], row.figure, best=label == best) if label in by_label else "–"
-            for label in labels
-        ]
-        lines.append(f"| {row.title}: {_NAMES[row.figure]} | " + " | ".join(cells) + " |")
+        entries = {entry.label: entry for entry in results.rows[row.name]}
+        for figure in row.figures:
+            best = _best(row, figure, results)
+            cells = [
+                _short(entries[label], figure, best=label == best) if label in entries else "–"
+                for label in labels
+            ]
+            lines.append(f"| {row.title}: {_NAMES[figure]} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _best(row: Row, results: Results) -> str | None:
+def _best(row: Row, figure: Figure, results: Results) -> str | None:
     """Return the label of the Python client that needs least, if there are several."""
     medians = {
-        measured.label: spread(measured.values(row.figure)).median
+        measured.label: spread(measured.values(figure)).median
         for entry in row.entries
         if not entry.contender.yardstick and not entry.name
-        if (measured := results.entry(row.name, entry.label)) and measured.values(row.figure)
+        if (measured := results.entry(row.name, entry.label)) and measured.values(figure)
     }
     return min(medians, key=lambda label: medians[label]) if len(medians) > 1 else None
 

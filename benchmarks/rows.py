@@ -117,7 +117,7 @@ class Row:
     Attributes:
         name: What `--only` asks for.
         title: What the table says.
-        figure: The figure that the short table shows.
+        figures: The figures that the short table shows.
         entries: Who takes part, in the order in which they run; ours first.
         goals: What ours shall reach.
         runs: How often, without a warm-up, where few runs will do.
@@ -128,7 +128,7 @@ class Row:
 
     name: str
     title: str
-    figure: Figure
+    figures: Sequence[Figure]
     entries: Sequence[Entry]
     goals: Sequence[Goal] = ()
     runs: int | None = None
@@ -259,14 +259,14 @@ def _downloads(sizes: Sizes) -> list[Row]:
         Row(
             "download-tls",
             f"download {size} to disk, TLS",
-            "cpu",
+            ["cpu", "wall"],
             _all_do(Job("download", size=sizes.big, tls=True), *PYTHONS, OBSTORE, CURL),
             [Goal("cpu", "openai-python", 0.17), Goal("cpu", "curl", 1.25)],
         ),
         Row(
             "download",
             f"download {size} to disk, plain",
-            "cpu",
+            ["cpu", "wall"],
             _all_do(Job("download", size=sizes.big), *PYTHONS, OBSTORE, CURL),
             [
                 Goal("cpu", "openai-python", 0.27),
@@ -285,21 +285,21 @@ def _uploads(sizes: Sizes) -> list[Row]:
         Row(
             "upload-path",
             f"upload {size} from a path",
-            "cpu",
+            ["cpu", "wall"],
             _all_do(path, *PYTHONS, CURL),
             [Goal("cpu", "openai-python", 0.5), Goal("cpu", "curl", 0.85)],
         ),
         Row(
             "upload-object",
             f"upload {size} from a file object",
-            "cpu",
+            ["cpu", "wall"],
             _all_do(Job("upload object", size=sizes.big), *PYTHONS),
             [Goal("cpu", "openai-python", 0.35)],
         ),
         Row(
             "upload-iterable",
             f"upload {size} from an async iterable of 256 KB chunks",
-            "cpu",
+            ["cpu", "wall"],
             [*_all_do(iterable, OURS, AIOHTTP), Entry(OURS, path, "ours from a path")],
             [Goal("cpu", "ours from a path", 1.2)],
             notes="openai-python refuses async iterables",
@@ -315,7 +315,7 @@ def _listings(sizes: Sizes) -> list[Row]:
         Row(
             "list",
             f"list {count}",
-            "wall",
+            ["wall", "cpu"],
             [*_all_do(at_once, *PYTHONS), Entry(BY_HAND, at_once, "read and orjson.loads")],
             [
                 Goal("wall", "openai-python", 11, rate=True),
@@ -325,7 +325,7 @@ def _listings(sizes: Sizes) -> list[Row]:
         Row(
             "list-delayed",
             f"list {count}, each page {sizes.delay * 1000:g} ms late",
-            "wall",
+            ["wall", "cpu"],
             _all_do(late, *PYTHONS),
             [Goal("wall", "openai-python", 1.0)],
             notes="openai-python's default page is the greatest, 10,000, and so its best",
@@ -346,34 +346,34 @@ def _many(sizes: Sizes) -> list[Row]:
         Row(
             "upload-tiny",
             f"{tiny.count:,} uploads {of_tiny}, from paths",
-            "wall",
+            ["wall", "cpu"],
             _all_do(tiny, *PYTHONS, BY_HAND),
             goals,
         ),
         Row(
             "upload-tiny-bytes",
             f"{tiny.count:,} uploads {of_tiny}, from bytes",
-            "wall",
+            ["wall", "cpu"],
             _all_do(attrs.evolve(tiny, operation="upload bytes"), *PYTHONS, BY_HAND),
             goals,
         ),
         Row(
             "download-tiny",
             f"{tiny.count:,} downloads {of_tiny}, to disk",
-            "wall",
+            ["wall", "cpu"],
             _all_do(attrs.evolve(tiny, operation="download"), *PYTHONS, OBSTORE),
             [Goal("wall", "openai-python", 6, rate=True)],
         ),
         Row(
             "upload-middle",
             f"{middle.count} uploads {of_middle}, from paths",
-            "wall",
+            ["wall", "cpu"],
             _all_do(middle, *PYTHONS),
         ),
         Row(
             "download-middle",
             f"{middle.count} downloads {of_middle}, to disk",
-            "wall",
+            ["wall", "cpu"],
             _all_do(attrs.evolve(middle, operation="download"), *PYTHONS, OBSTORE),
         ),
     ]
@@ -387,8 +387,8 @@ def _memory(sizes: Sizes) -> list[Row]:
         found += [
             Row(
                 f"memory-upload-{named(size).replace(' ', '')}",
-                f"memory, upload {named(size)} from a path",
-                "memory",
+                f"upload {named(size)} from a path",
+                ["memory"],
                 _all_do(
                     Job("upload", size=size),
                     *((OURS, AIOHTTP) if holds_all else (OURS, OPENAI, AIOHTTP)),
@@ -398,8 +398,8 @@ def _memory(sizes: Sizes) -> list[Row]:
             ),
             Row(
                 f"memory-download-{named(size).replace(' ', '')}",
-                f"memory, download {named(size)} to disk",
-                "memory",
+                f"download {named(size)} to disk",
+                ["memory"],
                 _all_do(Job("download", size=size), OURS, OPENAI, AIOHTTP),
                 runs=1 if holds_all else 3,
             ),
@@ -412,7 +412,7 @@ def _imports() -> Row:
     return Row(
         "import",
         "import",
-        "wall",
+        ["wall"],
         [
             Entry(OURS, Job("import", module="aiofiles_api")),
             Entry(OPENAI, Job("import", module="openai")),
@@ -426,8 +426,8 @@ def _service(sizes: Sizes) -> Row:
     job = Job("serve", size=sizes.moved // 2)
     return Row(
         "fastapi",
-        f"p99 of a FastAPI route while its process moves {named(sizes.moved)}",
-        "p99",
+        f"answers of a FastAPI route while its process moves {named(sizes.moved)}",
+        ["p50", "p99"],
         _all_do(job, *PYTHONS),
         runs=3,
     )
@@ -442,7 +442,7 @@ def _growing_files(operation: Operation, sizes: Sizes) -> list[Row]:
             Row(
                 f"growth-{operation}-files-{count}",
                 f"{count:,} {operation}s of {named(sizes.tiny)}",
-                "cpu",
+                ["cpu"],
                 _all_do(job, *peers),
                 runs=3 if count <= 2_000 else 1,
                 series=f"{operation}-files",
@@ -460,7 +460,7 @@ def _growing_bytes(operation: Operation, sizes: Sizes) -> list[Row]:
             Row(
                 f"growth-{operation}-bytes-{named(size).replace(' ', '')}",
                 f"{operation} of {named(size)}",
-                "cpu",
+                ["cpu"],
                 _all_do(Job(operation, size=size), *peers),
                 runs=3 if size <= 256 * MB else 1,
                 series=f"{operation}-bytes",
@@ -475,7 +475,7 @@ def _growing_listings(sizes: Sizes) -> list[Row]:
         Row(
             f"growth-list-{count}",
             f"list {count:,}",
-            "cpu",
+            ["cpu"],
             _all_do(
                 Job("list", count=count),
                 *((OURS, OPENAI, AIOHTTP) if count <= 100_000 else (OURS, AIOHTTP)),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.service PORT     # the one that asks
 
-It asks on a schedule, whatever the answers take: a request that has to wait for the one before it
-has waited since it was due.
+It asks over some connections in turn, on a schedule, whatever the answers take: a request that has
+to wait for the one before it on its connection has waited since it was due.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +27,9 @@ __all__ = ["asked"]
 
 _INTERVAL = 0.005
 """Seconds between two requests."""
+
+_ASKERS = 16
+"""Connections that take turns."""
 
 app = FastAPI()
 
@@ -68,25 +71,38 @@ async def asked(outcome: Outcome) -> AsyncIterator[None]:
 
 def ask(port: int) -> Outcome:
     """Ask until standard input is closed, and return the latencies in seconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    done = threading.Event()
+    begin = threading.Barrier(_ASKERS + 1)
+    latencies: list[float] = []
 
-    def once() -> None:
-        connection.request("GET", "/")
-        connection.getresponse().read()
+    def asker(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
-    for _ in range(50):
+        def once() -> None:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+
         once()
+        begin.wait()  # all are connected
+        begin.wait()  # the files begin to move
+        due = time.perf_counter() + number * _INTERVAL
+        # However short the move was, one request is answered.
+        while not done.wait(max(0.0, due - time.perf_counter())) or not latencies:
+            once()
+            latencies.append(time.perf_counter() - due)
+            due += _ASKERS * _INTERVAL
+
+    threads = [threading.Thread(target=asker, args=[number]) for number in range(_ASKERS)]
+    for thread in threads:
+        thread.start()
+    begin.wait()
     print("ready", flush=True)
     sys.stdin.readline()
-    latencies: list[float] = []
-    due = time.perf_counter()
-    while True:
-        pause = max(0.0, due - time.perf_counter())
-        if select.select([sys.stdin], [], [], pause)[0] and latencies:
-            break
-        once()
-        latencies.append(time.perf_counter() - due)
-        due += _INTERVAL
+    begin.wait()
+    sys.stdin.read()
+    done.set()
+    for thread in threads:
+        thread.join()
     latencies.sort()
     return {
         "p50": latencies[len(latencies) // 2],
