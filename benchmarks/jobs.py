@@ -51,6 +51,7 @@ class Job:
         size: Bytes of each file.
         count: How many files.
         concurrency: How many of them at a time.
+        repeat: How often all of it is done, one time after the other.
         tls: Whether over TLS.
         delay: Seconds that each page of a listing is late.
         module: What to import, for "import".
@@ -60,6 +61,7 @@ class Job:
     size: int = 0
     count: int = 1
     concurrency: int = 1
+    repeat: int = 1
     tls: bool = False
     delay: float = 0.0
     module: str = ""

@@ -128,7 +128,9 @@ def _panel(axes: Axes, plot: Plot, points: Sequence[Row], results: Results) -> N
         curve = [
             (
                 row.x,
-                spread([value * plot.scale * plot.per / row.x for value in entry.values("cpu")]),
+                spread(
+                    [value * plot.scale * plot.per / row.units for value in entry.values("cpu")]
+                ),
             )
             for row in points
             if (entry := results.entry(row.name, label))

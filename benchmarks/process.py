@@ -79,6 +79,11 @@ class Work:
     task: Task
 
     async def run(self) -> None:
+        """Do all of it, as often as the job says."""
+        for _ in range(self.task.job.repeat):
+            await self._once()
+
+    async def _once(self) -> None:
         """Do all of it, as many at a time as the job says."""
         job = self.task.job
         one: Callable[[int], Awaitable[None]] = getattr(self, job.operation.replace(" ", "_"))

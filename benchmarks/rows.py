@@ -122,7 +122,8 @@ class Row:
         goals: What ours shall reach.
         runs: How often, without a warm-up, where few runs will do.
         series: The plot that it is a point of, if any.
-        x: Where it stands in that plot.
+        x: Where it stands in that plot: how many files, bytes or objects.
+        units: How many of these a run handled in all, so that a cost can be told for each.
         notes: Why someone is missing.
     """
 
@@ -134,6 +135,7 @@ class Row:
     runs: int | None = None
     series: str = ""
     x: int = 0
+    units: int = 1
     notes: str = ""
 
     def present(self) -> list[Entry]:
@@ -156,6 +158,10 @@ class Sizes:
         growing_files: How many files are moved, from few to many.
         growing_bytes: The lengths of one file, from short to long.
         growing_listed: How many files are listed, from few to many.
+        least_files: A run that shows how the cost grows handles no fewer files than this, again
+            and again if need be: otherwise it would show what the first call of a process costs.
+        least_bytes: The same for bytes.
+        least_listed: The same for listed files.
     """
 
     big: int
@@ -171,6 +177,9 @@ class Sizes:
     growing_files: Sequence[int]
     growing_bytes: Sequence[int]
     growing_listed: Sequence[int]
+    least_files: int
+    least_bytes: int
+    least_listed: int
 
 
 FULL = Sizes(
@@ -187,6 +196,9 @@ FULL = Sizes(
     growing_files=[100, 500, 2_000, 10_000, 50_000],
     growing_bytes=[MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB, 1024 * MB, 4096 * MB],
     growing_listed=[1_000, 10_000, 100_000, 1_000_000],
+    least_files=2_000,
+    least_bytes=256 * MB,
+    least_listed=20_000,
 )
 
 QUICK = Sizes(
@@ -203,6 +215,9 @@ QUICK = Sizes(
     growing_files=[10],
     growing_bytes=[MB],
     growing_listed=[100],
+    least_files=20,
+    least_bytes=MB,
+    least_listed=200,
 )
 
 
@@ -436,17 +451,24 @@ def _service(sizes: Sizes) -> Row:
 def _growing_files(operation: Operation, sizes: Sizes) -> list[Row]:
     found: list[Row] = []
     for count in sizes.growing_files:
-        job = Job(operation, size=sizes.tiny, count=count, concurrency=sizes.concurrency)
-        peers = (OURS, OPENAI, AIOHTTP) if count <= 10_000 else (OURS, AIOHTTP)
+        repeat = max(1, sizes.least_files // count)
+        job = Job(
+            operation,
+            size=sizes.tiny,
+            count=count,
+            concurrency=min(sizes.concurrency, count),
+            repeat=repeat,
+        )
         found.append(
             Row(
                 f"growth-{operation}-files-{count}",
-                f"{count:,} {operation}s of {named(sizes.tiny)}",
+                f"{count:,} {operation}s of {named(sizes.tiny)}{_times(repeat)}",
                 ["cpu"],
-                _all_do(job, *peers),
+                _all_do(job, *_peers(with_openai=count <= 10_000)),
                 runs=3 if count <= 2_000 else 1,
                 series=f"{operation}-files",
                 x=count,
+                units=count * repeat,
             )
         )
     return found
@@ -455,34 +477,51 @@ def _growing_files(operation: Operation, sizes: Sizes) -> list[Row]:
 def _growing_bytes(operation: Operation, sizes: Sizes) -> list[Row]:
     found: list[Row] = []
     for size in sizes.growing_bytes:
-        peers = (OURS, AIOHTTP) if size > 1024 * MB else (OURS, OPENAI, AIOHTTP)
+        repeat = max(1, sizes.least_bytes // size)
         found.append(
             Row(
                 f"growth-{operation}-bytes-{named(size).replace(' ', '')}",
-                f"{operation} of {named(size)}",
+                f"{operation} of {named(size)}{_times(repeat)}",
                 ["cpu"],
-                _all_do(Job(operation, size=size), *peers),
+                _all_do(
+                    Job(operation, size=size, repeat=repeat),
+                    *_peers(with_openai=size <= 1024 * MB),
+                ),
                 runs=3 if size <= 256 * MB else 1,
                 series=f"{operation}-bytes",
                 x=size,
+                units=size * repeat,
             )
         )
     return found
 
 
 def _growing_listings(sizes: Sizes) -> list[Row]:
-    return [
-        Row(
-            f"growth-list-{count}",
-            f"list {count:,}",
-            ["cpu"],
-            _all_do(
-                Job("list", count=count),
-                *((OURS, OPENAI, AIOHTTP) if count <= 100_000 else (OURS, AIOHTTP)),
-            ),
-            runs=3 if count <= 100_000 else 1,
-            series="list",
-            x=count,
+    found: list[Row] = []
+    for count in sizes.growing_listed:
+        repeat = max(1, sizes.least_listed // count)
+        found.append(
+            Row(
+                f"growth-list-{count}",
+                f"list {count:,}{_times(repeat)}",
+                ["cpu"],
+                _all_do(
+                    Job("list", count=count, repeat=repeat),
+                    *_peers(with_openai=count <= 100_000),
+                ),
+                runs=3 if count <= 100_000 else 1,
+                series="list",
+                x=count,
+                units=count * repeat,
+            )
         )
-        for count in sizes.growing_listed
-    ]
+    return found
+
+
+def _peers(*, with_openai: bool) -> Sequence[Contender]:
+    """Return who grows: openai-python only as far as that does not take minutes, or gigabytes."""
+    return (OURS, OPENAI, AIOHTTP) if with_openai else (OURS, AIOHTTP)
+
+
+def _times(repeat: int) -> str:
+    return f", {repeat} times" if repeat > 1 else ""

@@ -221,10 +221,11 @@ def _check(job: Job, before: server.Stats, after: server.Stats, destination: Pat
     Raises:
         FailedError: It is not the same.
     """
+    times = job.count * job.repeat
     counts = {
-        "uploads": job.count * job.uploads,
-        "uploaded_bytes": job.count * job.size * job.uploads,
-        "downloads": job.count * job.downloads,
+        "uploads": times * job.uploads,
+        "uploaded_bytes": times * job.size * job.uploads,
+        "downloads": times * job.downloads,
     }
     for name, wanted in counts.items():
         found = getattr(after, name) - getattr(before, name)
