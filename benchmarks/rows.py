@@ -162,6 +162,7 @@ class Sizes:
             and again if need be: otherwise it would show what the first call of a process costs.
         least_bytes: The same for bytes.
         least_listed: The same for listed files.
+        growing_peers: Whether others than ours show how their cost grows.
     """
 
     big: int
@@ -180,6 +181,7 @@ class Sizes:
     least_files: int
     least_bytes: int
     least_listed: int
+    growing_peers: bool
 
 
 FULL = Sizes(
@@ -199,6 +201,7 @@ FULL = Sizes(
     least_files=2_000,
     least_bytes=256 * MB,
     least_listed=20_000,
+    growing_peers=True,
 )
 
 QUICK = Sizes(
@@ -218,6 +221,7 @@ QUICK = Sizes(
     least_files=20,
     least_bytes=MB,
     least_listed=200,
+    growing_peers=False,
 )
 
 
@@ -464,7 +468,7 @@ def _growing_files(operation: Operation, sizes: Sizes) -> list[Row]:
                 f"growth-{operation}-files-{count}",
                 f"{count:,} {operation}s of {named(sizes.tiny)}{_times(repeat)}",
                 ["cpu"],
-                _all_do(job, *_peers(with_openai=count <= 10_000)),
+                _all_do(job, *_peers(sizes, with_openai=count <= 10_000)),
                 runs=3 if count <= 2_000 else 1,
                 series=f"{operation}-files",
                 x=count,
@@ -485,7 +489,7 @@ def _growing_bytes(operation: Operation, sizes: Sizes) -> list[Row]:
                 ["cpu"],
                 _all_do(
                     Job(operation, size=size, repeat=repeat),
-                    *_peers(with_openai=size <= 1024 * MB),
+                    *_peers(sizes, with_openai=size <= 1024 * MB),
                 ),
                 runs=3 if size <= 256 * MB else 1,
                 series=f"{operation}-bytes",
@@ -507,7 +511,7 @@ def _growing_listings(sizes: Sizes) -> list[Row]:
                 ["cpu"],
                 _all_do(
                     Job("list", count=count, repeat=repeat),
-                    *_peers(with_openai=count <= 100_000),
+                    *_peers(sizes, with_openai=count <= 100_000),
                 ),
                 runs=3 if count <= 100_000 else 1,
                 series="list",
@@ -518,8 +522,10 @@ def _growing_listings(sizes: Sizes) -> list[Row]:
     return found
 
 
-def _peers(*, with_openai: bool) -> Sequence[Contender]:
+def _peers(sizes: Sizes, *, with_openai: bool) -> Sequence[Contender]:
     """Return who grows: openai-python only as far as that does not take minutes, or gigabytes."""
+    if not sizes.growing_peers:
+        return (OURS,)
     return (OURS, OPENAI, AIOHTTP) if with_openai else (OURS, AIOHTTP)
 
 

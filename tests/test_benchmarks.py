@@ -167,6 +167,11 @@ def test_the_table_replaces_what_stands_between_the_markers() -> None:
         report.insert("no markers", "| new |")
 
 
+def test_the_readme_has_a_place_for_the_table() -> None:
+    readme = Path(__file__).parent.parent / "README.md"
+    assert "| new |" in report.insert(readme.read_text(), "| new |")
+
+
 # --- the content and the server -------------------------------------------------------------------
 
 
