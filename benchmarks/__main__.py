@@ -76,7 +76,7 @@ def measure(plan: runner.Plan, *, quick: bool) -> Results:
             runner.run(plan, results, on_step)
         except (KeyboardInterrupt, runner.NoSpaceError) as stop:
             # What was measured up to here is worth telling.
-            print(f"stopped: {stop!r}", file=sys.stderr)
+            results.stopped = repr(stop)
     return results
 
 
@@ -132,7 +132,7 @@ def main() -> int:
     failures = [m for entries in results.rows.values() for m in entries if m.failure]
     for failed in failures:
         print(f"{failed.label}: {failed.failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or results.stopped else 0
 
 
 if __name__ == "__main__":

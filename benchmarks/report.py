@@ -210,13 +210,15 @@ def _footer(results: Results) -> str:
     )
     if results.quick:
         about = f"These figures say nothing: everything was tiny. {about}"
+    if results.stopped:
+        about = f"Stopped before the end: {results.stopped}. {about}"
     return textwrap.fill(about, 100)
 
 
 def _short(entry: Measured, figure: Figure, *, best: bool) -> str:
     values = entry.values(figure)
     if not values:
-        return "failed"
+        return "failed" if entry.failure else "–"
     told = _told(figure, spread(values).median)
     return f"**{told}**" if best else told
 

@@ -61,11 +61,13 @@ class Results:
         machine: Where and with what it ran.
         quick: Whether everything was tiny, so that the figures say nothing.
         rows: The entries of each row, by the row's name.
+        stopped: Why it ended before its time, if it did.
     """
 
     machine: Mapping[str, str]
     quick: bool
     rows: dict[str, list[Measured]] = attrs.field(factory=dict)
+    stopped: str = ""
 
     def entry(self, row: str, label: str) -> Measured | None:
         """Return an entry that was measured."""

@@ -20,6 +20,7 @@ import itertools
 import json
 import re
 import selectors
+import signal
 import socket
 import ssl
 import subprocess
@@ -376,6 +377,8 @@ class Loop:
 
 def main() -> None:
     """Serve; the ports are told on standard output, certificate and key come as arguments."""
+    # Ctrl-C is for the one who started it, and who closes standard input then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     loop = Loop()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(*sys.argv[1:3])
