@@ -17,6 +17,7 @@ task: whoever was interrupted gets `ClientClosedError`, and nothing is left behi
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import ssl as ssl_module
@@ -25,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -43,11 +44,13 @@ from aiofiles_api.errors import (
     ConfigurationError,
     FilesError,
     RateLimitError,
+    SourceError,
 )
 from aiofiles_api.pacing import Pacing
 from aiofiles_api.protocol import Reply, Request, origin, redirect_url
 from aiofiles_api.retry import delay_before_retry, why_no_retry
-from aiofiles_api.sources import Buffer, Reader
+from aiofiles_api.sendfile import FileSender, Span, takes_files
+from aiofiles_api.sources import Buffer
 from aiofiles_api.threads import Threads, join, settle
 
 __all__ = [
@@ -88,6 +91,10 @@ _NEVER_WAITS = 32 * 1024
 """Bytes that a connection's transport always takes at once, together with a request's headers
 (asyncio's transports and aiohttp's writer: 64 KiB), so that nobody need watch whether they move."""
 
+_BYTES_A_TURN = 512 * 1024
+_PIECES_A_TURN = 64
+"""What is sent in one turn of the loop: encrypting takes about a millisecond for so much."""
+
 _IDLE = 4.0
 """Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
 a POST does not meet a connection that is being closed at the other end."""
@@ -98,7 +105,27 @@ _MOST_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-OpenBody: TypeAlias = Callable[[], Awaitable[Reader]]
+class Body(Protocol):
+    """What an attempt sends.
+
+    Attributes:
+        length: Its bytes, or `None` when that cannot be known.
+        takes_files: Whether the connection takes spans of files: set before the first `read`.
+    """
+
+    length: int | None
+    takes_files: bool
+
+    async def read(self) -> Buffer | Span:
+        """Return the next piece, empty at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what was opened for it."""
+        ...
+
+
+OpenBody: TypeAlias = Callable[[], Awaitable[Body]]
 """Makes a fresh body for each attempt, standing at the beginning."""
 
 
@@ -263,7 +290,8 @@ class SessionManager:
         timeouts = self.config.timeouts
         payload = None
         if open_body is not None:
-            payload = _Payload(await open_body(), request.headers["Content-Type"], timeouts.write)
+            kind = request.headers["Content-Type"]
+            payload = _Payload(await open_body(), kind, timeouts.write, self.threads)
         try:
             response = await self._client().request(
                 request.method,
@@ -647,19 +675,23 @@ class _Payload(aiohttp.Payload):
         failure: What the body raised.
     """
 
-    def __init__(self, body: Reader, content_type: str, limit: float | None) -> None:
+    def __init__(
+        self, body: Body, content_type: str, limit: float | None, threads: Threads
+    ) -> None:
         super().__init__(body, content_type=content_type)
         self._size = body.length
         self._body = body
         self._limit = limit
         self._writer: asyncio.Task[object] | None = None
         self._watch: _StallWatch | None = None
+        self._threads = threads
+        self._sender: FileSender | None = None
         self.failure: Exception | None = None
 
     @property
     def stalled(self) -> bool:
         """Whether bytes waited in the transport for longer than allowed."""
-        return self._watch is not None and self._watch.stalled
+        return any(one is not None and one.stalled for one in (self._watch, self._sender))
 
     # Abstract in aiohttp, which for a body like ours calls write_with_length() instead.
     async def write(self, writer: AbstractStreamWriter) -> None:  # pragma: no cover - see above
@@ -671,25 +703,49 @@ class _Payload(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - always that of the body
     ) -> None:
         self._writer = asyncio.current_task()
-        chunk = await self._read()
-        if len(chunk) <= _NEVER_WAITS:
-            await writer.write(chunk)
-            chunk = await self._read()
-            if not chunk:
+        # Without a length the body goes in HTTP's chunks, each with a head of its own.
+        self._body.takes_files = self._size is not None and takes_files(writer.transport)
+        piece = await self._read()
+        if not isinstance(piece, Span) and len(piece) <= _NEVER_WAITS:
+            await writer.write(piece)
+            piece = await self._read()
+            if not piece:
                 return
         watch = self._watch = _StallWatch(writer, self._limit)
+        turn = _Turn()
         try:
-            while chunk:
-                await writer.write(chunk)
-                watch.written += len(chunk)
-                chunk = await self._read()
+            while piece:
+                if isinstance(piece, Span):
+                    await self._send_span(writer, piece)
+                else:
+                    await writer.write(piece)
+                    watch.written += len(piece)
+                    await turn.end_if_long(len(piece))
+                piece = await self._read()
         finally:
             watch.stop()
+            if self._sender is not None:
+                self._sender.close()
 
-    async def _read(self) -> Buffer:
+    async def _read(self) -> Buffer | Span:
         try:
             return await self._body.read()
         except Exception as error:
+            self.failure = error
+            raise
+
+    async def _send_span(self, writer: AbstractStreamWriter, span: Span) -> None:
+        transport = writer.transport
+        if transport is None:
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
+        if self._sender is None:
+            # What was written before must have left, and nothing may be written meanwhile.
+            transport.set_write_buffer_limits(0)
+            await writer.drain()
+            self._sender = FileSender(transport, self._threads, self._limit)
+        try:
+            await self._sender.send(span)
+        except SourceError as error:
             self.failure = error
             raise
 
@@ -707,6 +763,25 @@ class _Payload(aiohttp.Payload):
                 await settle(self._writer)
         finally:
             await self._body.aclose()
+
+
+class _Turn:
+    """Sees that others come to their turn on the loop.
+
+    A source that never waits and a connection that takes all would keep it to themselves.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._pieces = 0
+
+    async def end_if_long(self, size: int) -> None:
+        """Count a piece, and let others have the loop after some."""
+        self._bytes += size
+        self._pieces += 1
+        if self._bytes >= _BYTES_A_TURN or self._pieces >= _PIECES_A_TURN:
+            self._bytes = self._pieces = 0
+            await asyncio.sleep(0)
 
 
 class _StallWatch:

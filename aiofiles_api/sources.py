@@ -33,6 +33,7 @@ __all__ = [
     "AsyncBinaryFile",
     "BinaryFile",
     "Buffer",
+    "FileReader",
     "Reader",
     "Source",
     "UploadSource",
@@ -288,6 +289,24 @@ class _ThreadReader:
                 await self._threads.run(self._close)
 
 
+class FileReader(_ThreadReader):
+    """Chunks of a regular file, for whoever does not have the kernel send them from it directly.
+
+    Attributes:
+        descriptor: The open file's.
+    """
+
+    def __init__(
+        self, threads: Threads, descriptor: int, size: int, read: Callable[[], bytes]
+    ) -> None:
+        super().__init__(threads, read, length=size, close=partial(os.close, descriptor))
+        self.descriptor = descriptor
+
+    async def current_length(self) -> int:
+        """Return the file's length now."""
+        return await self._threads.run(lambda: os.fstat(self.descriptor).st_size)
+
+
 class _PipeReader:
     """A pipe, a terminal or a device: it may be silent for long, and a thread must not be."""
 
@@ -367,12 +386,8 @@ class _PathSource:
             if status.st_size <= _SMALL:
                 return self._read_whole(descriptor)
             keep_open = True
-            return _ThreadReader(
-                self._threads,
-                partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what),
-                length=status.st_size,
-                close=partial(os.close, descriptor),
-            )
+            read = partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
+            return FileReader(self._threads, descriptor, status.st_size, read)
         finally:
             if not keep_open:
                 os.close(descriptor)

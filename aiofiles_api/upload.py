@@ -33,8 +33,17 @@ from aiofiles_api.multipart import Envelope, seal
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import read_file, upload_fields, upload_request
 from aiofiles_api.reconcile import Claims, Kind, OnUncertain, Uncertain, find_stored
+from aiofiles_api.sendfile import Span
 from aiofiles_api.session import Retries, SessionManager
-from aiofiles_api.sources import Buffer, Reader, Source, UploadSource, as_source, spooled
+from aiofiles_api.sources import (
+    Buffer,
+    FileReader,
+    Reader,
+    Source,
+    UploadSource,
+    as_source,
+    spooled,
+)
 
 __all__ = ["upload"]
 
@@ -42,6 +51,13 @@ _log = logging.getLogger("aiofiles_api")
 
 _SINGLE = 256 * 1024
 """A body up to this length is sent in one piece."""
+
+_FIRST_SPAN = 256 * 1024
+_LONGEST_SPAN = 8 * 1024 * 1024
+"""Bytes of a file that the kernel is told to send at a time, growing while that takes less than
+`_SPAN_SECONDS`: each is a hop to a thread and a step of the progress."""
+
+_SPAN_SECONDS = 0.02
 
 _PIECE = 256 * 1024
 """Bytes handed to the transport at a time: TLS encrypts them on the loop, so few enough."""
@@ -152,7 +168,7 @@ class _Sending:
             )
             raise IntegrityError(msg, file=file)
 
-    async def _open_body(self) -> Reader:
+    async def _open_body(self) -> _FormBody:
         reader = await self._source.open()
         try:
             self._end_to_await()  # after a redirect: what was sent there is not awaited
@@ -239,7 +255,9 @@ class _FormBody:
         self._reader = reader
         self._expected = reader.length
         self._meter = meter
-        self._pieces = self._cut(envelope)
+        self._envelope = envelope
+        self._pieces: AsyncGenerator[Buffer | Span, None] | None = None
+        self.takes_files = False
         self._claims = claims
         self._purpose = purpose
         self.is_complete = False
@@ -261,24 +279,50 @@ class _FormBody:
         await self._claims.begin_to_await(self.kind)
         self._is_awaiting = self.is_complete = True
 
-    async def read(self) -> Buffer:
+    async def read(self) -> Buffer | Span:
+        if self._pieces is None:
+            reader = self._reader
+            if self.takes_files and isinstance(reader, FileReader):
+                self._pieces = self._spans(reader)
+            else:
+                self._pieces = self._cut()
         return await anext(self._pieces, b"")
 
     async def aclose(self) -> None:
         try:
-            await self._pieces.aclose()
+            if self._pieces is not None:
+                await self._pieces.aclose()
         finally:
             await self._reader.aclose()
 
-    async def _cut(self, envelope: Envelope) -> AsyncGenerator[Buffer, None]:
+    async def _spans(self, file: FileReader) -> AsyncGenerator[Buffer | Span, None]:
+        """Yield the whole body, the file as spans of it, the last one when its end is sure."""
+        yield self._envelope.prefix
+        size, total = _FIRST_SPAN, file.length or 0
+        while self._sent < total:
+            span = Span(file.descriptor, self._sent, min(size, total - self._sent))
+            if self._sent + span.length == total and (now := await file.current_length()) != total:
+                raise self._changed(now)
+            began = time.monotonic()
+            yield span
+            self._count(span.length)
+            took = time.monotonic() - began
+            # Long ones cost less, short ones let the progress be seen.
+            size = min(size * 2, _LONGEST_SPAN) if took < _SPAN_SECONDS else size
+        self.seen = self._sent
+        await self._complete()
+        yield self._envelope.suffix
+
+    async def _cut(self) -> AsyncGenerator[Buffer, None]:
         """Yield the whole body, each chunk only when the one behind it has been read."""
+        envelope = self._envelope
         held = await self._reader.read()
         following = await self._reader.read() if held else held
         self._check(held, following)
         if not following and len(envelope.prefix) + len(held) <= _SINGLE:
             await self._complete()
             yield b"".join((envelope.prefix, held, envelope.suffix))
-            self._count(held)
+            self._count(len(held))
             return
         yield envelope.prefix
         while held:
@@ -286,7 +330,7 @@ class _FormBody:
             for start in range(0, len(view), _PIECE):
                 piece = view[start : start + _PIECE]
                 yield piece
-                self._count(piece)
+                self._count(len(piece))
             held, following = following, await self._reader.read() if following else following
             self._check(held, following)
         await self._complete()
@@ -301,16 +345,19 @@ class _FormBody:
             or (following and seen < self._expected)
         ):
             return
+        raise self._changed(None if following else seen)
+
+    def _changed(self, length: int | None) -> SourceChangedError:
         msg = (
             f"the source had {self._expected:,} bytes when its upload began, and now has"
-            f" {'more' if following else f'{seen:,}'}; nothing was stored: upload it when nobody"
-            " writes to it"
+            f" {'more' if length is None else f'{length:,}'}; nothing was stored: upload it when"
+            " nobody writes to it"
         )
-        raise SourceChangedError(msg)
+        return SourceChangedError(msg)
 
-    def _count(self, piece: Buffer) -> None:
-        self._sent += len(piece)
-        self._meter.advance(len(piece))
+    def _count(self, size: int) -> None:
+        self._sent += size
+        self._meter.advance(size)
 
 
 def _media_type(filename: str) -> str:

@@ -20,7 +20,7 @@ ROOT = Path(aiofiles_api.__file__).parent
 
 BASEMENT = ["errors", "progress", "threads", "buffers"]
 VALUES = ["models", "retry", "pacing", "config", "multipart", "resume"]
-PURE = [*BASEMENT, *VALUES, "protocol", "sources"]
+PURE = [*BASEMENT, *VALUES, "protocol", "sources", "sendfile"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
 CORE = [*BELOW_UPLOAD, "upload", "client"]
 
@@ -39,6 +39,7 @@ ROOMS: dict[str, list[str]] = {
     "resume": ["errors"],
     "protocol": ["errors", "models"],
     "sources": ["errors", "threads"],
+    "sendfile": ["errors", "threads"],
     "session": PURE,
     "listing": [*PURE, "session"],
     "partfile": ["errors", "threads"],

@@ -436,6 +436,27 @@ async def test_a_slow_source_is_no_write_timeout() -> None:
         assert (await files.upload(slowly(), purpose="batch")).bytes == 5
 
 
+async def test_a_source_that_never_waits_leaves_the_loop_to_others(files: FilesClient) -> None:
+    turns = 0
+    at: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def eager() -> AsyncIterator[bytes]:
+        for _ in range(10_000):
+            at.append(turns)
+            yield b"x"
+
+    task = asyncio.create_task(others())
+    await files.upload(eager(), purpose="batch")
+    task.cancel()
+    assert at[-1] - at[0] >= 10_000 // 100
+
+
 async def test_a_failed_attempt_is_made_again_from_the_beginning(tmp_path: Path) -> None:
     bodies: list[bytes] = []
 

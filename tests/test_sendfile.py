@@ -1,0 +1,250 @@
+"""Files that the kernel sends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from conftest import KEY, RawRequest, client_of, nothing_leaks, raw_server
+
+from aiofiles_api import (
+    APITimeoutError,
+    FilesClient,
+    Progress,
+    RequestTooLargeError,
+    SourceChangedError,
+    SourceError,
+    Timeouts,
+)
+from aiofiles_api.emulator import Emulator
+from aiofiles_api.sendfile import FileSender, Span, takes_files
+from aiofiles_api.threads import Threads
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = os.urandom(3_000_000)
+
+
+@attrs.define
+class Line:
+    """A connection, and what stands at its other end."""
+
+    transport: asyncio.WriteTransport
+    sender: FileSender
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    async with connected(limit=None) as line:
+        yield line
+
+
+@asynccontextmanager
+async def connected(*, limit: float | None) -> AsyncIterator[Line]:
+    accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+    loop = asyncio.get_running_loop()
+    accepted = loop.create_future()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    server = await asyncio.start_server(
+        lambda *ends: accepted.set_result(ends), sock=listener, limit=1024
+    )
+    transport, _ = await loop.create_connection(
+        asyncio.Protocol, *server.sockets[0].getsockname()[:2]
+    )
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+    reader, writer = await accepted
+    threads = Threads()
+    sender = FileSender(transport, threads, limit)
+    try:
+        yield Line(transport, sender, reader, writer)
+    finally:
+        sender.close()
+        transport.abort()
+        writer.close()
+        server.close()
+        threads.close()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+async def test_a_span_arrives_however_slowly_the_other_side_reads(
+    line: Line, descriptor: int
+) -> None:
+    sending = asyncio.create_task(line.sender.send(Span(descriptor, 10, len(CONTENT) - 10)))
+    await asyncio.sleep(0.05)
+    assert not sending.done()
+    assert await line.reader.readexactly(len(CONTENT) - 10) == CONTENT[10:]
+    await sending
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+async def test_what_a_file_system_cannot_do_is_done_for_it(
+    line: Line, descriptor: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sendfile", raising(code))
+    sending = asyncio.create_task(line.sender.send(Span(descriptor, 0, len(CONTENT))))
+    assert await line.reader.readexactly(len(CONTENT)) == CONTENT
+    await sending
+
+
+def raising(code: int) -> object:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+async def test_a_disk_that_fails_is_a_source_error(
+    line: Line, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sendfile", raising(errno.EIO))
+    with pytest.raises(SourceError, match="check the disk"):
+        await line.sender.send(Span(descriptor, 0, 10))
+
+
+async def test_a_file_that_has_become_shorter_is_told(line: Line, descriptor: int) -> None:
+    with pytest.raises(SourceChangedError, match="has become shorter"):
+        await line.sender.send(Span(descriptor, len(CONTENT) - 10, 11))
+
+
+async def test_a_connection_that_is_reset_is_told(line: Line, descriptor: int) -> None:
+    linger = b"\1\0\0\0\0\0\0\0"
+    line.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    line.writer.transport.abort()
+    with pytest.raises(ConnectionError):
+        for _ in range(100):
+            await line.sender.send(Span(descriptor, 0, len(CONTENT)))
+
+
+async def test_nothing_more_goes_into_a_connection_that_is_closed_meanwhile(
+    line: Line, descriptor: int
+) -> None:
+    line.transport.abort()
+    with pytest.raises(ConnectionResetError, match="was closed"):
+        await line.sender.send(Span(descriptor, 0, 10))
+
+
+async def test_the_other_side_may_not_be_silent_for_ever(descriptor: int) -> None:
+    async with connected(limit=0.05) as line:
+        line.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(TimeoutError):
+            for _ in range(100):
+                await line.sender.send(Span(descriptor, 0, len(CONTENT)))
+        assert line.sender.stalled
+        assert line.transport.is_closing()
+
+
+def test_a_connection_that_is_gone_takes_no_files() -> None:
+    assert not takes_files(None)
+
+
+# --- in an upload --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def files(server: Emulator) -> AsyncIterator[FilesClient]:
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        yield files
+
+
+async def test_an_upload_has_the_kernel_send_its_file(
+    files: FilesClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+    sendfile = os.sendfile
+
+    def counted(*arguments: int) -> int:
+        nonlocal sent
+        count = sendfile(*arguments)
+        sent += count
+        return count
+
+    monkeypatch.setattr(os, "sendfile", counted)
+    seen: list[Progress] = []
+    file = await files.upload(path, purpose="batch", progress=seen.append)
+    assert await files.read(file) == CONTENT
+    assert sent == len(CONTENT)
+    assert (seen[0].done, seen[-1].done) == (0, len(CONTENT))
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+async def test_a_path_that_changes_before_its_end_is_never_stored(
+    files: FilesClient, path: Path, change: int
+) -> None:
+    def resize(_progress: Progress) -> None:
+        os.truncate(path, len(CONTENT) + change)
+
+    with pytest.raises(SourceChangedError, match="nothing was stored"):
+        await files.upload(path, purpose="batch", progress=resize)
+    assert [file async for file in files.list()] == []
+
+
+async def test_a_path_that_is_cut_while_it_is_sent_is_never_stored(
+    files: FilesClient, path: Path
+) -> None:
+    with pytest.raises(SourceChangedError, match="nothing was stored"):
+        await files.upload(path, purpose="batch", progress=lambda _: os.truncate(path, 300_000))
+    assert [file async for file in files.list()] == []
+
+
+async def test_a_server_that_takes_nothing_of_a_file_is_a_write_timeout(path: Path) -> None:
+    async def stop_reading(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
+
+    os.truncate(path, 100_000_000)
+    async with (
+        nothing_leaks(),
+        raw_server(stop_reading) as raw,
+        client_of(raw, timeouts=Timeouts(write=0.2)) as files,
+    ):
+        with pytest.raises(APITimeoutError, match=r"Timeouts\.write"):
+            await files.upload(path, purpose="batch")
+
+
+async def test_an_early_refusal_of_a_file_is_told_without_sending_the_rest(path: Path) -> None:
+    async def refuse(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await request.reader.readexactly(100)
+        writer.write(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(3600)
+
+    os.truncate(path, 100_000_000)
+    async with nothing_leaks(), raw_server(refuse) as raw, client_of(raw) as files:
+        with pytest.raises(RequestTooLargeError):
+            await files.upload(path, purpose="batch")
+
+
+async def test_a_cancelled_upload_of_a_file_leaves_nothing(path: Path) -> None:
+    async def take_slowly(request: RawRequest, _writer: asyncio.StreamWriter) -> None:
+        while await request.reader.read(10_000):
+            await asyncio.sleep(0.01)
+
+    os.truncate(path, 100_000_000)
+    async with nothing_leaks(), raw_server(take_slowly) as raw, client_of(raw) as files:
+        for delay in (0.0, 0.005, 0.05, 0.1):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(files.upload(path, purpose="batch"), delay)
