@@ -7,6 +7,9 @@
 The command line is `aiofiles-api`; the embedded server for tests is `aiofiles_api.emulator`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from aiofiles_api.client import FilesClient
 from aiofiles_api.config import Timeouts
 from aiofiles_api.download import ContentStream
@@ -44,6 +47,11 @@ from aiofiles_api.models import DeletedFile, DownloadedFile, ExpiresAfter, FileO
 from aiofiles_api.progress import Progress, ProgressSink
 from aiofiles_api.retry import RetryPolicy
 
+if TYPE_CHECKING:
+    from aiofiles_api.bulk import Outcome
+    from aiofiles_api.journal import Journal, JournalEntry, read_journal
+    from aiofiles_api.transfers import DownloadItem, TransferManager, UploadItem
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -61,6 +69,7 @@ __all__ = [
     "ContentTooLargeError",
     "DeletedFile",
     "DestinationError",
+    "DownloadItem",
     "DownloadedFile",
     "ExpiresAfter",
     "FileObject",
@@ -70,8 +79,11 @@ __all__ = [
     "IntegrityError",
     "InternalServerError",
     "InvalidArgumentError",
+    "Journal",
+    "JournalEntry",
     "JournalError",
     "NotFoundError",
+    "Outcome",
     "PermissionDeniedError",
     "ProcessingError",
     "Progress",
@@ -84,7 +96,31 @@ __all__ = [
     "SourceError",
     "SourceNotReplayableError",
     "Timeouts",
+    "TransferManager",
     "UnprocessableEntityError",
+    "UploadItem",
     "UploadUncertainError",
     "__version__",
+    "read_journal",
 ]
+
+_LATE = {
+    "DownloadItem": "transfers",
+    "Journal": "journal",
+    "JournalEntry": "journal",
+    "Outcome": "bulk",
+    "TransferManager": "transfers",
+    "UploadItem": "transfers",
+    "read_journal": "journal",
+}
+"""Where names stand that are imported when they are first asked for: SQLite takes time to load, and
+only those who move thousands of files need it."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value: object = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    globals()[name] = value
+    return value

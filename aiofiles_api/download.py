@@ -58,8 +58,12 @@ async def download(
     durable: bool,
     sha256: str | None,
     progress: ProgressSink | None,
+    on_attempt: Callable[[int], object] | None = None,
 ) -> DownloadedFile:
-    """Put a file's content at `destination`, all of it or nothing."""
+    """Put a file's content at `destination`, all of it or nothing.
+
+    `on_attempt` is called with the number of requests for the content, once it is known.
+    """
     identifier = file_id(file)
     digest = _checked_digest(sha256)
     async with session.operation(f"downloading {identifier}"):
@@ -72,8 +76,12 @@ async def download(
             kept_as=_identity(session, file) if resume else None,
         )
         transfer = _Transfer(session, file, part, Meter(progress), is_kept=resume)
-        with session.receiving:
-            await transfer.run()
+        try:
+            with session.receiving:
+                await transfer.run()
+        finally:
+            if on_attempt is not None:
+                on_attempt(transfer.attempts)
     return DownloadedFile(
         file_id=identifier,
         path=part.path,

@@ -247,13 +247,14 @@ def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str,
     return fields
 
 
-def upload_request(filename: str, content_type: str) -> Request:
+def upload_request(filename: str, content_type: str, idempotency_key: str | None = None) -> Request:
     """Ask for a file to be stored; `content_type` is the whole form's.
 
     The request has an `Idempotency-Key`, the same for all its attempts, for servers that heed one
     (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
     """
-    headers = {"Content-Type": content_type, "Idempotency-Key": secrets.token_hex(16)}
+    key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+    headers = {"Content-Type": content_type, "Idempotency-Key": key}
     return Request("POST", "files", f"uploading {filename[:80]!r}", headers=headers)
 
 

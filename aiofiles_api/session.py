@@ -188,8 +188,15 @@ class SessionManager:
         read: Callable[[Request, Reply], T],
         *,
         open_body: OpenBody | None = None,
+        on_attempt: Callable[[int], object] | None = None,
     ) -> T:
         """Send a request, as often as the policy allows, and return its reply as `read` reads it.
+
+        Args:
+            request: What to send.
+            read: Reads the reply.
+            open_body: Makes a fresh body for each attempt.
+            on_attempt: Called with the number of each attempt before it is made.
 
         Raises:
             APIError: The last attempt failed so.
@@ -198,6 +205,8 @@ class SessionManager:
         async with self.operation(request.what):
             retries = Retries(self, request)
             while True:
+                if on_attempt is not None:
+                    on_attempt(retries.attempt)
                 try:
                     return read(request, await self.fetch(request, open_body))
                 except APIError as error:

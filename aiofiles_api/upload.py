@@ -13,7 +13,7 @@ import logging
 import mimetypes
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import get_args
@@ -75,8 +75,14 @@ async def upload(
     on_uncertain: OnUncertain,
     spool: bool,
     progress: ProgressSink | None,
+    idempotency_key: str | None = None,
+    on_attempt: Callable[[int], object] | None = None,
 ) -> FileObject:
-    """Send a source and return the file as the server stored it."""
+    """Send a source and return the file as the server stored it.
+
+    `idempotency_key` is that of an earlier process which may have sent the same already, and
+    `on_attempt` is called with the number of each attempt before it is made.
+    """
     if on_uncertain not in get_args(OnUncertain):
         msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(get_args(OnUncertain))}"
         raise InvalidArgumentError(msg)
@@ -97,6 +103,8 @@ async def upload(
             purpose=purpose,
             filename=name,
             meter=Meter(progress),
+            idempotency_key=idempotency_key,
+            on_attempt=on_attempt,
         )
         return await sending.run(on_uncertain)
 
@@ -114,6 +122,8 @@ class _Sending:
         purpose: str,
         filename: str,
         meter: Meter,
+        idempotency_key: str | None,
+        on_attempt: Callable[[int], object] | None,
     ) -> None:
         self._session = session
         self._claims = claims
@@ -122,7 +132,8 @@ class _Sending:
         self._purpose = purpose
         self._filename = filename
         self._meter = meter
-        self._request = upload_request(filename, envelope.content_type)
+        self._request = upload_request(filename, envelope.content_type, idempotency_key)
+        self._on_attempt = on_attempt
         self._retries = Retries(session, self._request)
         self._body: _FormBody | None = None
         self._began = time.monotonic()
@@ -174,6 +185,8 @@ class _Sending:
             self._end_to_await()  # after a redirect: what was sent there is not awaited
             self._body = _FormBody(self._envelope, reader, self._meter, self._claims, self._purpose)
             self._meter.begin(reader.length, attempt=self._retries.attempt)
+            if self._on_attempt is not None:
+                self._on_attempt(self._retries.attempt)
         except BaseException:
             await reader.aclose()
             raise
