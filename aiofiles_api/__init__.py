@@ -50,7 +50,8 @@ from aiofiles_api.retry import RetryPolicy
 if TYPE_CHECKING:
     from aiofiles_api.bulk import Outcome
     from aiofiles_api.journal import Journal, JournalEntry, read_journal
-    from aiofiles_api.transfers import DownloadItem, TransferManager, UploadItem
+    from aiofiles_api.trades import DownloadItem, UploadItem
+    from aiofiles_api.transfers import TransferManager
 
 __version__ = "0.1.0"
 
@@ -105,12 +106,12 @@ __all__ = [
 ]
 
 _LATE = {
-    "DownloadItem": "transfers",
+    "DownloadItem": "trades",
     "Journal": "journal",
     "JournalEntry": "journal",
     "Outcome": "bulk",
     "TransferManager": "transfers",
-    "UploadItem": "transfers",
+    "UploadItem": "trades",
     "read_journal": "journal",
 }
 """Where names stand that are imported when they are first asked for: SQLite takes time to load, and

@@ -35,7 +35,7 @@ from aiofiles_api.errors import FilesError, InvalidArgumentError, JournalError
 from aiofiles_api.session import SessionManager
 from aiofiles_api.threads import join, settle
 
-__all__ = ["Items", "Job", "Outcome", "Trade", "checked_items", "run"]
+__all__ = ["Items", "Job", "Outcome", "Trade", "checked_items", "first_error", "run"]
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -46,6 +46,9 @@ Items = Iterable[Item] | AsyncIterable[Item]
 
 _HOP = 0.01
 """Seconds after which a thread that advances an iterable comes back with the next item."""
+
+_SIGN_OF_LIFE = 2.0
+"""Seconds after which a record says that this process is alive, though nothing has finished."""
 
 _PATIENCE = 0.02
 """Seconds for which an item that is there waits at most for others of the same hop."""
@@ -133,15 +136,14 @@ class Trade(Protocol[Item_contra, J]):
         ...
 
     async def record(self, jobs: Sequence[J]) -> Sequence[J]:
-        """Write down what became of jobs, and return those whose outcomes may be handed out."""
+        """Write down what became of jobs, and return those whose outcomes may be handed out.
+
+        Without any, write down that this process is alive.
+        """
         ...
 
     async def release(self, jobs: Sequence[J]) -> None:
         """Take note that these jobs will not be worked on."""
-        ...
-
-    async def close(self) -> None:
-        """Release what `open` has taken."""
         ...
 
 
@@ -218,14 +220,15 @@ class _Engine(Generic[Item, J]):
     async def run(self) -> None:
         """Run all stages to their end."""
         try:
-            await self._trade.open()
+            with self._session.registered():
+                await self._trade.open()
             try:
                 await self._run_stages()
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._close()
         except BaseExceptionGroup as group:
-            error = _first(group)
+            error = first_error(group)
             raise error from error.__cause__
         finally:
             self._handed_out.put_nowait(None)
@@ -247,9 +250,9 @@ class _Engine(Generic[Item, J]):
         if self._trade.is_recorded:
             with suppress(JournalError):
                 await self._trade.release(_drain(self._pulled) + _drain(self._ready))
-                for job in await self._trade.record(_drain(self._finished)):
-                    self._handed_out.put_nowait(job)
-        await self._trade.close()
+                if finished := _drain(self._finished):
+                    for job in await self._trade.record(finished):
+                        self._handed_out.put_nowait(job)
 
     # --- the stages ----------------------------------------------------------------------------
 
@@ -335,7 +338,11 @@ class _Engine(Generic[Item, J]):
     async def _record(self) -> None:
         is_over = False
         while not is_over:
-            jobs, is_over = await _take_all(self._finished)
+            jobs: list[J] = []
+            # When nothing happens for long, none are recorded, which says that we are alive.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SIGN_OF_LIFE):
+                    jobs, is_over = await _take_all(self._finished)
             with anyio.CancelScope(shield=True):
                 for job in await self._trade.record(jobs):
                     self._handed_out.put_nowait(job)
@@ -398,7 +405,8 @@ def _drain(queue: asyncio.Queue[T | None]) -> list[T]:
     return jobs
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first of the errors that a task group raises."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -52,7 +52,7 @@ from aiofiles_api.protocol import (
 from aiofiles_api.session import SessionManager
 from aiofiles_api.sources import Source
 
-__all__ = ["Claims", "Kind", "OnUncertain", "Uncertain", "find_stored"]
+__all__ = ["Claims", "Kind", "OnUncertain", "Uncertain", "digest_of_content", "find_stored"]
 
 OnUncertain: TypeAlias = Literal["reconcile", "resend", "raise"]
 """What to do when it is not known whether an upload was stored.
@@ -207,7 +207,7 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
         raise UploadUncertainError(msg, candidates=candidates) from error
     hidden: list[FileObject] = []
     for candidate in candidates:
-        compare = partial(_digest_of_candidate, session, candidate)
+        compare = partial(digest_of_content, session, candidate)
         found = await _explained(upload, candidates, compare)
         if found == digest:
             return candidate
@@ -298,7 +298,7 @@ async def _digest_of_source(session: SessionManager, upload: Uncertain) -> bytes
     return digest.digest()
 
 
-async def _digest_of_candidate(session: SessionManager, file: FileObject) -> bytes | None:
+async def digest_of_content(session: SessionManager, file: FileObject) -> bytes | None:
     """Return the digest of a file's content, or `None` when the server does not show it."""
     digest = hashlib.sha256()
     content = Content(session, file.id, expected=file.bytes)

@@ -1,86 +1,42 @@
 """`TransferManager`: many uploads, downloads or deletions, a few at a time.
 
-The three operations are three trades of one engine (`bulk`). With a journal, an item is looked up
-there before it is worked on, and its outcome is on disk before it is handed out.
+The three operations are three trades (`trades`) of one engine (`bulk`); here is how
+they are called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from typing import Generic, TypeVar, get_args
+from typing import TypeVar, get_args
 
-import attrs
-
-from aiofiles_api.bulk import Items, Job, Outcome, checked_items, run
+from aiofiles_api.bulk import Items, Outcome, checked_items, run
 from aiofiles_api.client import FilesClient
-from aiofiles_api.download import download
-from aiofiles_api.errors import (
-    ClientClosedError,
-    FilesError,
-    InvalidArgumentError,
-    JournalError,
-    NotFoundError,
-)
-from aiofiles_api.journal import Journal
-from aiofiles_api.models import DeletedFile, DownloadedFile, ExpiresAfter, FileObject, file_id
-from aiofiles_api.naming import Names
-from aiofiles_api.progress import Progress, ProgressSink
-from aiofiles_api.protocol import (
-    delete_request,
-    read_deleted,
-    read_file,
-    retrieve_request,
-    upload_fields,
-)
+from aiofiles_api.errors import InvalidArgumentError
+from aiofiles_api.journal import Journal, Kind
+from aiofiles_api.models import DeletedFile, DownloadedFile, ExpiresAfter, FileObject
+from aiofiles_api.progress import Progress
+from aiofiles_api.protocol import upload_fields
 from aiofiles_api.reconcile import OnUncertain
 from aiofiles_api.sources import UploadSource
-from aiofiles_api.upload import upload
+from aiofiles_api.trades import (
+    Deletions,
+    DownloadItem,
+    Downloads,
+    HowToDownload,
+    HowToUpload,
+    Trade,
+    UploadItem,
+    Uploads,
+)
 
 __all__ = ["DownloadItem", "Outcome", "TransferManager", "UploadItem"]
 
-
-@attrs.frozen
-class UploadItem:
-    """An upload with what is its own; what is `None` is as for all.
-
-    Attributes:
-        source: What to send, as for `FilesClient.upload`.
-        filename: Its name; by default the source's own, else "upload".
-        purpose: What it is for.
-        content_type: Its media type; by default what its name's extension says.
-        expires_after: When the server shall delete it.
-    """
-
-    source: UploadSource
-    filename: str | None = None
-    purpose: str | None = None
-    content_type: str | None = None
-    expires_after: ExpiresAfter | timedelta | int | None = None
-
-
-@attrs.frozen
-class DownloadItem:
-    """A download with what is its own.
-
-    Attributes:
-        file: An id, or a `FileObject`.
-        filename: Its name in the directory instead of the server's; made safe all the same.
-        sha256: The digest in hex that its content must have.
-    """
-
-    file: str | FileObject
-    filename: str | None = None
-    sha256: str | None = None
-
-
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=FileObject | DownloadedFile | DeletedFile)
 Upload = TypeVar("Upload", bound=UploadItem | UploadSource)
 Download = TypeVar("Download", bound=DownloadItem | FileObject | str)
 Deletion = TypeVar("Deletion", bound=FileObject | str)
@@ -111,7 +67,10 @@ class TransferManager:
             raise InvalidArgumentError(msg)
         self._client = client
         self._concurrency = concurrency
-        self._journal = journal
+        self._journal = journal if isinstance(journal, Journal | None) else Journal(journal).path
+        self._shared: Journal | None = None
+        self._users = 0
+        self._opening = asyncio.Lock()
 
     def upload_all(
         self,
@@ -154,10 +113,12 @@ class TransferManager:
             msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(get_args(OnUncertain))}"
             raise InvalidArgumentError(msg)
         defaults = UploadItem(b"", None, purpose, content_type, expires_after)
-        trade: _Uploads[Upload] = _Uploads(
-            self._client, defaults, on_uncertain, checksum=checksum, progress=progress
-        )
-        return self._outcomes(items, trade, fail_fast=fail_fast)
+        how = HowToUpload(defaults, on_uncertain, checksum, self._concurrency)
+
+        def make(journal: Journal | None) -> Uploads[Upload]:
+            return Uploads(self._client, journal, how, progress)
+
+        return self._outcomes("upload", items, make, fail_fast=fail_fast)
 
     def download_all(
         self,
@@ -196,8 +157,12 @@ class TransferManager:
         if not isinstance(path, str):
             msg = f"directory: pass a path as str or PathLike, not {type(directory).__name__}"
             raise InvalidArgumentError(msg)
-        how = _HowToDownload(path, overwrite=overwrite, resume=resume, durable=durable)
-        return self._outcomes(files, _Downloads(self._client, how, progress), fail_fast=fail_fast)
+        how = HowToDownload(path, overwrite, resume, durable)
+
+        def make(journal: Journal | None) -> Downloads[Download]:
+            return Downloads(self._client, journal, how, progress)
+
+        return self._outcomes("download", files, make, fail_fast=fail_fast)
 
     def delete_all(
         self,
@@ -220,207 +185,49 @@ class TransferManager:
             JournalError: The journal cannot be used.
         """
         checked_items(files, "files")
-        trade: _Deletions[Deletion] = _Deletions(self._client, missing_ok=missing_ok)
-        return self._outcomes(files, trade, fail_fast=fail_fast)
+
+        def make(journal: Journal | None) -> Deletions[Deletion]:
+            return Deletions(self._client, journal, missing_ok=missing_ok)
+
+        return self._outcomes("delete", files, make, fail_fast=fail_fast)
 
     async def _outcomes(
-        self, items: Items[Item], trade: _Trade[Item, Result], *, fail_fast: bool
+        self,
+        kind: Kind,
+        items: Items[Item],
+        make: Callable[[Journal | None], Trade[Item, Result]],
+        *,
+        fail_fast: bool,
     ) -> AsyncGenerator[Outcome[Item, Result], None]:
-        jobs = run(trade.session, items, trade, concurrency=self._concurrency, fail_fast=fail_fast)
-        async with aclosing(jobs):
-            async for job in jobs:
-                if job.outcome is not None:
-                    yield job.outcome
-
-
-class _Trade(ABC, Generic[Item, Result]):
-    """What the three operations have in common."""
-
-    ahead = 8
-    is_recorded = False
-
-    def __init__(self, client: FilesClient) -> None:
-        self.client = client
-        # The façade keeps its parts to itself; here, on the floor above, they are needed singly.
-        self.session = client._session  # noqa: SLF001
-        self.claims = client._claims  # noqa: SLF001
-
-    async def open(self) -> None:
-        """Get ready."""
-
-    async def close(self) -> None:
-        """Release what `open` has taken."""
-
-    def make(self, item: Item, number: int) -> Job[Item, Result]:
-        """Make a job of an item."""
-        return Job(item, number)
-
-    async def prepare(self, jobs: Sequence[Job[Item, Result]]) -> Sequence[Job[Item, Result]]:
-        """Look at jobs together."""
-        return jobs
-
-    async def record(self, jobs: Sequence[Job[Item, Result]]) -> Sequence[Job[Item, Result]]:
-        """Write down what became of jobs."""
-        return jobs
-
-    async def release(self, jobs: Sequence[Job[Item, Result]]) -> None:
-        """Take note that these jobs will not be worked on."""
-
-    async def work(self, job: Job[Item, Result]) -> None:
-        """Give a job its outcome."""
-        try:
-            job.succeed(await self.do(job))
-        except (ClientClosedError, JournalError):
-            raise
-        except FilesError as error:
-            job.fail(error)
-
-    @abstractmethod
-    async def do(self, job: Job[Item, Result]) -> Result:
-        """Do a job, or raise what it fails with."""
-
-
-class _Uploads(_Trade[Upload, FileObject]):
-    def __init__(
-        self,
-        client: FilesClient,
-        defaults: UploadItem,
-        on_uncertain: OnUncertain,
-        checksum: bool,  # noqa: FBT001 - one of the caller's own, passed on
-        progress: Callable[[Upload, Progress], object] | None,
-    ) -> None:
-        super().__init__(client)
-        self._defaults = defaults
-        self._on_uncertain: OnUncertain = on_uncertain
-        self._checksum = checksum
-        self._progress = progress
-
-    async def do(self, job: Job[Upload, FileObject]) -> FileObject:
-        item = self._item(job.item)
-        return await upload(
-            self.session,
-            self.claims,
-            item.source,
-            purpose=item.purpose or "",
-            filename=item.filename,
-            content_type=item.content_type,
-            expires_after=item.expires_after,
-            on_uncertain=self._on_uncertain,
-            spool=False,
-            progress=_sink(self._progress, job),
-            on_attempt=partial(setattr, job, "attempts"),
-        )
-
-    def _item(self, given: UploadItem | UploadSource) -> UploadItem:
-        """Return an item with all that it leaves to the defaults."""
-        if not isinstance(given, UploadItem):
-            return attrs.evolve(self._defaults, source=given)
-        fallback = self._defaults
-        return UploadItem(
-            given.source,
-            given.filename,
-            fallback.purpose if given.purpose is None else given.purpose,
-            fallback.content_type if given.content_type is None else given.content_type,
-            fallback.expires_after if given.expires_after is None else given.expires_after,
-        )
-
-
-@attrs.frozen
-class _HowToDownload:
-    directory: str
-    overwrite: bool = attrs.field(kw_only=True)
-    resume: bool = attrs.field(kw_only=True)
-    durable: bool = attrs.field(kw_only=True)
-
-
-class _Downloads(_Trade[Download, DownloadedFile]):
-    def __init__(
-        self,
-        client: FilesClient,
-        how: _HowToDownload,
-        progress: Callable[[Download, Progress], object] | None,
-    ) -> None:
-        super().__init__(client)
-        self._how = how
-        self._progress = progress
-        self._names = Names()
-        self._turns = _Turns()
-
-    async def do(self, job: Job[Download, DownloadedFile]) -> DownloadedFile:
-        item = job.item if isinstance(job.item, DownloadItem) else DownloadItem(job.item)
-        try:
-            file, filename = item.file, item.filename
-            identifier = file_id(file)
-            if filename is None:
-                file = file if isinstance(file, FileObject) else await self._retrieve(job, file)
-                filename = file.filename
-            await self._turns.wait_for(job.number)
-            name = self._names.choose(filename, identifier)
-        finally:
-            self._turns.end(job.number)
-        return await download(
-            self.session,
-            file,
-            os.path.join(self._how.directory, name),
-            overwrite=self._how.overwrite,
-            resume=self._how.resume,
-            durable=self._how.durable,
-            sha256=item.sha256,
-            progress=_sink(self._progress, job),
-            on_attempt=partial(setattr, job, "attempts"),
-        )
-
-    async def _retrieve(self, job: Job[Download, DownloadedFile], identifier: str) -> FileObject:
-        return await self.session.call(
-            retrieve_request(identifier), read_file, on_attempt=partial(setattr, job, "attempts")
-        )
-
-
-class _Turns:
-    """Lets each number do something only when all lower ones have."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._ended: set[int] = set()
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-
-    async def wait_for(self, number: int) -> None:
-        """Wait until it is this number's turn."""
-        if number != self._next:
-            self._waiting[number] = asyncio.get_running_loop().create_future()
-            await self._waiting[number]
-
-    def end(self, number: int) -> None:
-        """Say that this number needs no turn any more."""
-        self._ended.add(number)
-        while self._next in self._ended:
-            self._ended.remove(self._next)
-            self._next += 1
-        waiting = self._waiting.pop(self._next, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
-
-class _Deletions(_Trade[Deletion, DeletedFile]):
-    def __init__(self, client: FilesClient, *, missing_ok: bool) -> None:
-        super().__init__(client)
-        self._missing_ok = missing_ok
-
-    async def do(self, job: Job[Deletion, DeletedFile]) -> DeletedFile:
-        identifier = file_id(job.item)
-        try:
-            return await self.session.call(
-                delete_request(identifier),
-                read_deleted,
-                on_attempt=partial(setattr, job, "attempts"),
+        async with self._opened_journal(kind) as journal:
+            trade = make(journal)
+            jobs = run(
+                trade.session, items, trade, concurrency=self._concurrency, fail_fast=fail_fast
             )
-        except NotFoundError:
-            if not self._missing_ok:
-                raise
-            return DeletedFile(identifier, deleted=False)
+            async with aclosing(jobs):
+                async for job in jobs:
+                    if job.outcome is not None:
+                        yield job.outcome
 
-
-def _sink(
-    progress: Callable[[Item, Progress], object] | None, job: Job[Item, Result]
-) -> ProgressSink | None:
-    return None if progress is None else partial(progress, job.item)
+    @asynccontextmanager
+    async def _opened_journal(self, kind: Kind) -> AsyncIterator[Journal | None]:
+        """Open the journal unless another generator, or the caller, has."""
+        if self._journal is None:
+            yield None
+            return
+        if isinstance(self._journal, Journal):
+            async with self._journal.reserved_for(kind):
+                yield self._journal
+            return
+        self._users += 1
+        try:
+            async with self._opening:
+                if self._shared is None:
+                    self._shared = await Journal(self._journal).__aenter__()
+            async with self._shared.reserved_for(kind):
+                yield self._shared
+        finally:
+            self._users -= 1
+            if not self._users and self._shared is not None:
+                shared, self._shared = self._shared, None
+                await shared.__aexit__(None, None, None)

@@ -1,0 +1,117 @@
+"""What makes an item of a bulk run the same item in a later one, and how results are kept.
+
+An upload is the same while its path, length and time of modification are; with a digest, its path,
+length and content. Purpose and server belong to it; name, media type and expiry do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from hashlib import blake2b
+from pathlib import Path
+
+import attrs
+
+from aiofiles_api.errors import InvalidArgumentError
+from aiofiles_api.models import DeletedFile, DownloadedFile, FileObject, structure
+
+__all__ = [
+    "Version",
+    "deleted_from",
+    "digest_of_path",
+    "download_from",
+    "file_from",
+    "place_of",
+    "result_to",
+    "version_of",
+]
+
+_BLOCK = 1024 * 1024
+
+
+@attrs.frozen
+class Version:
+    """A file on this machine as it is now.
+
+    Attributes:
+        path: Its absolute path.
+        size: Its length in bytes; `None` where it cannot be looked at.
+        mtime_ns: Its time of modification, in nanoseconds.
+        sha256: Its digest in hex, or `None` where nobody has made it.
+    """
+
+    path: str
+    size: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+
+    def is_same(self, size: int | None, mtime_ns: int | None, sha256: str | None) -> bool:
+        """Return whether this is what was written down then; a digest says it best."""
+        if self.sha256 is not None and sha256 is not None:
+            return self.size == size and self.sha256 == sha256
+        return (self.size, self.mtime_ns) == (size, mtime_ns)
+
+
+def version_of(source: str | os.PathLike[str]) -> Version:
+    """Look at a file; to be called in a thread.
+
+    Raises:
+        InvalidArgumentError: It is a pipe or the like, which is never the same again.
+    """
+    path = os.path.abspath(os.fsdecode(os.fspath(source)))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return Version(path)  # what is wrong with it shows when it is sent
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        msg = (
+            f"{path!r} is no regular file, so a journal cannot tell whether it was sent; upload it"
+            " without a journal, or write it to a file first"
+        )
+        raise InvalidArgumentError(msg)
+    return Version(path, status.st_size, status.st_mtime_ns)
+
+
+def digest_of_path(path: str) -> str:
+    """Return the sha256 of a file's content in hex; to be called in a thread.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def place_of(*parts: str) -> bytes:
+    """Return a digest of what tells an item from every other; the parts hold no NUL."""
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def result_to(result: FileObject | DownloadedFile | DeletedFile) -> str:
+    """Write a result as JSON."""
+    fields = attrs.asdict(result, recurse=False)
+    if isinstance(result, DownloadedFile):
+        fields["path"] = str(result.path)
+    return json.dumps({**fields.pop("extra", {}), **fields}, separators=(",", ":"))
+
+
+def file_from(text: str) -> FileObject:
+    """Read an upload's result as it was written."""
+    return structure(json.loads(text), FileObject)
+
+
+def deleted_from(text: str) -> DeletedFile:
+    """Read a deletion's result as it was written."""
+    return structure(json.loads(text), DeletedFile)
+
+
+def download_from(text: str) -> DownloadedFile:
+    """Read a download's result as it was written."""
+    fields = json.loads(text)
+    return DownloadedFile(**{**fields, "path": Path(fields["path"])})
