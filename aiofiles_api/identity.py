@@ -29,6 +29,8 @@ __all__ = [
     "version_of",
 ]
 
+_FILE_FIELDS = [field.name for field in attrs.fields(FileObject) if field.name != "extra"]
+
 _BLOCK = 1024 * 1024
 
 
@@ -95,10 +97,13 @@ def place_of(*parts: str) -> bytes:
 
 def result_to(result: FileObject | DownloadedFile | DeletedFile) -> str:
     """Write a result as JSON."""
-    fields = attrs.asdict(result, recurse=False)
-    if isinstance(result, DownloadedFile):
-        fields["path"] = str(result.path)
-    return json.dumps({**fields.pop("extra", {}), **fields}, separators=(",", ":"))
+    if isinstance(result, FileObject):
+        fields = {**result.extra, **{name: getattr(result, name) for name in _FILE_FIELDS}}
+    else:
+        fields = attrs.asdict(result, recurse=False)
+        if isinstance(result, DownloadedFile):
+            fields["path"] = str(result.path)
+    return json.dumps(fields)
 
 
 def file_from(text: str) -> FileObject:

@@ -115,9 +115,11 @@ class JournalEntry:
     updated_at: float
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Row:
     """An entry with all that a later run needs; its fields are the table's columns in order.
+
+    Whoever has asked for it may change it, and write it again.
 
     Attributes:
         number: The row's own number; entries are read in its order.
@@ -528,7 +530,10 @@ class _Database:
 
     def find(self, places: Sequence[bytes]) -> list[list[Row]]:
         """Return the rows of each place, the latest last."""
-        return [self.rows("place = ?", (place,)) for place in places]
+        found: dict[bytes, list[Row]] = {place: [] for place in places}
+        for row in self.rows(f"place IN ({', '.join('?' * len(found))})", tuple(found)):
+            found[row.place].append(row)
+        return [found[place] for place in places]
 
     def rows(self, where: str, values: Sequence[object]) -> list[Row]:
         """Return the rows that a condition holds for."""

@@ -41,7 +41,7 @@ from aiofiles_api.identity import (
     result_to,
     version_of,
 )
-from aiofiles_api.journal import Journal, Kind, Row, State
+from aiofiles_api.journal import Journal, Kind, Row
 from aiofiles_api.models import DeletedFile, DownloadedFile, ExpiresAfter, FileObject, file_id
 from aiofiles_api.naming import Names
 from aiofiles_api.progress import Progress, ProgressSink
@@ -123,6 +123,7 @@ class Work(Job[Item, Result]):
         place: What the journal finds it by.
         row: What the journal says of it.
         was_begun: Whether an earlier run had begun it.
+        is_changed: Whether the row is to be written again.
         name: A download's name in its directory, as soon as it has one.
         twins: Jobs of the same run for the very same item, which share its outcome.
     """
@@ -132,6 +133,7 @@ class Work(Job[Item, Result]):
     place: bytes = b""
     row: Row | None = None
     was_begun: bool = False
+    is_changed: bool = False
     name: str | None = None
     twins: list[Work[Item, Result]] = attrs.field(factory=list)
 
@@ -192,14 +194,11 @@ class Trade(ABC, Generic[Item, Result]):
         for job, rows in zip(fresh, found, strict=True):
             known = [row for row in rows if self.is_same(job, row)]
             job.row = known[-1] if known else None
-        before = [job.row for job in fresh]
         await self.check_done([job for job in fresh if job.row and job.row.state == "done"])
         for job in fresh:
             if job.outcome is None:
                 self.begin(job)
-        after = [job.row for job in fresh]
-        changes = zip(before, after, strict=True)
-        await self.journal.write([row for old, row in changes if row is not None and row != old])
+        await self.journal.write([job.row for job in fresh if job.row and job.is_changed])
         for job in fresh:
             ready += [job] if job.outcome is None else self._settled(job)
         return sorted(ready, key=lambda job: job.number)
@@ -214,7 +213,9 @@ class Trade(ABC, Generic[Item, Result]):
     async def release(self, jobs: Sequence[Work[Item, Result]]) -> None:
         """Write down that jobs which were to be begun next have not been."""
         rows = [job.row for job in jobs if job.row is not None and not job.was_begun]
-        await self.journal.write([attrs.evolve(row, state="planned") for row in rows])
+        for row in rows:
+            row.state = "planned"
+        await self.journal.write(rows)
 
     async def work(self, job: Work[Item, Result]) -> None:
         """Give a job its outcome."""
@@ -247,37 +248,41 @@ class Trade(ABC, Generic[Item, Result]):
         """Make a job's row say that it is begun."""
         row = job.row
         if row is None:
-            row = Row(
-                number=self.journal.new_number(),
-                place=job.place,
-                kind=self._kind,
-                key=job.key,
-                server=self._server,
-            )
+            number = self.journal.new_number()
+            row = job.row = Row(number, job.place, self._kind, job.key, server=self._server)
+        job.is_changed = True
         job.was_begun = row.state == "started"
-        now = time.time()
-        job.row = attrs.evolve(
-            row,
-            state="started",
-            reason=None,
-            attempts=0,
-            tries=row.tries + (row.state == "failed"),
-            updated_at=now,
-            started_at=now,
-            newest_before=self.claims.newest,
-        )
+        row.tries += row.state == "failed"
+        row.state = "started"
+        row.reason = None
+        row.attempts = 0
+        row.updated_at = row.started_at = time.time()
+        row.newest_before = self.claims.newest
+        self.describe(job, row)
+
+    def describe(self, job: Work[Item, Result], row: Row) -> None:
+        """Write down what is known of a job that begins."""
 
     def finished(self, job: Work[Item, Result]) -> Row:
         """Return a job's row with what became of it."""
         row, outcome = job.row, job.outcome
         if row is None or outcome is None:
             raise AssertionError
-        row = attrs.evolve(row, attempts=job.attempts, updated_at=time.time())
+        row.attempts = job.attempts
+        row.updated_at = time.time()
         if outcome.result is not None:
-            return attrs.evolve(row, state="done", result=result_to(outcome.result))
-        # What may be stored is looked for by the next run.
-        state: State = "started" if isinstance(outcome.error, UploadUncertainError) else "failed"
-        return attrs.evolve(row, state=state, reason=str(outcome.error))
+            row.state = "done"
+            row.result = result_to(outcome.result)
+            self.describe_result(job, outcome.result, row)
+        else:
+            # What may be stored is looked for by the next run.
+            is_uncertain = isinstance(outcome.error, UploadUncertainError)
+            row.state = "started" if is_uncertain else "failed"
+            row.reason = str(outcome.error)
+        return row
+
+    def describe_result(self, job: Work[Item, Result], result: Result, row: Row) -> None:
+        """Write down what is known of a job that is done."""
 
     def _settled(self, job: Work[Item, Result]) -> list[Work[Item, Result]]:
         """Return a job that has its outcome, and all that share it."""
@@ -304,11 +309,18 @@ class HowToUpload:
     checksum: bool
     concurrency: int
 
+    def purpose_of(self, given: UploadItem | UploadSource) -> str:
+        """Return an item's purpose, its own or that of all."""
+        own = given.purpose if isinstance(given, UploadItem) else None
+        return (self.defaults.purpose or "") if own is None else own
+
     def complete(self, given: UploadItem | UploadSource) -> UploadItem:
         """Return an item with all that it leaves to the defaults."""
         fallback = self.defaults
         if not isinstance(given, UploadItem):
-            return attrs.evolve(fallback, source=given)
+            return UploadItem(
+                given, None, fallback.purpose, fallback.content_type, fallback.expires_after
+            )
         return UploadItem(
             given.source,
             given.filename,
@@ -408,7 +420,7 @@ class Uploads(Trade[Upload, FileObject]):
             await self._add_digests(jobs)
         for job in jobs:
             if job.outcome is None:
-                purpose = self._how.complete(job.item).purpose or ""
+                purpose = self._how.purpose_of(job.item)
                 job.key = job.version.path
                 job.place = place_of(self._kind, self._server, purpose, job.key)
 
@@ -444,8 +456,11 @@ class Uploads(Trade[Upload, FileObject]):
         for job in jobs:
             if job.row is not None:
                 job.succeed(file_from(job.row.result or ""))
-                # It may have been touched since, and be looked for by its time the next time.
-                job.row = self._as_now(job, job.row)
+                known = (job.row.mtime_ns, job.row.sha256)
+                if known != (job.version.mtime_ns, job.version.sha256 or known[1]):
+                    # Touched since, or its digest is known only now: for the run that comes next.
+                    job.is_changed = True
+                    self.describe(job, job.row)
 
     def begin(self, job: Work[Upload, FileObject]) -> None:
         """Make its row say that it is begun, unless it may be stored already."""
@@ -457,30 +472,23 @@ class Uploads(Trade[Upload, FileObject]):
             job.fail(UploadUncertainError(msg))
             return
         super().begin(job)
-        item = self._how.complete(job.item)
-        if job.row is not None:
-            name = os.path.basename(job.key) if item.filename is None else item.filename
-            row = attrs.evolve(job.row, scope=item.purpose, filename=name)
-            job.row = self._as_now(job, row)
 
     @property
     def _must_not_repeat(self) -> bool:
         return self._how.on_uncertain != "resend"
 
-    def _as_now(self, job: Work[Upload, FileObject], row: Row) -> Row:
-        version = job.version
-        return attrs.evolve(
-            row,
-            size=version.size,
-            mtime_ns=version.mtime_ns,
-            sha256=version.sha256 or row.sha256,
-        )
+    def describe(self, job: Work[Upload, FileObject], row: Row) -> None:
+        """Write down which file it is now."""
+        item, version = self._how.complete(job.item), job.version
+        row.scope = item.purpose
+        row.filename = os.path.basename(job.key) if item.filename is None else item.filename
+        row.size = version.size
+        row.mtime_ns = version.mtime_ns
+        row.sha256 = version.sha256 or row.sha256
 
-    def finished(self, job: Work[Upload, FileObject]) -> Row:
-        """Return its row with the file's id."""
-        row = super().finished(job)
-        file = None if job.outcome is None else job.outcome.result
-        return row if file is None else attrs.evolve(row, file_id=file.id)
+    def describe_result(self, _job: Work[Upload, FileObject], result: FileObject, row: Row) -> None:
+        """Write down the file's id."""
+        row.file_id = result.id
 
 
 def _add_digests(jobs: Sequence[Work[Upload, FileObject]]) -> None:
@@ -603,20 +611,19 @@ class Downloads(Trade[Download, DownloadedFile]):
             if length == result.bytes:
                 job.succeed(result)
 
-    def begin(self, job: Work[Download, DownloadedFile]) -> None:
-        """Make its row say that it is begun; it keeps the name that it had."""
-        super().begin(job)
-        if job.row is not None:
-            job.name = job.row.filename
-            job.row = attrs.evolve(job.row, scope=self._directory, file_id=job.key)
+    def describe(self, job: Work[Download, DownloadedFile], row: Row) -> None:
+        """Write down where it goes; it keeps the name that it had."""
+        job.name = row.filename
+        row.scope = self._directory
+        row.file_id = job.key
 
-    def finished(self, job: Work[Download, DownloadedFile]) -> Row:
-        """Return its row with the file's name and length."""
-        row = super().finished(job)
-        result = None if job.outcome is None else job.outcome.result
-        if result is None:
-            return row
-        return attrs.evolve(row, filename=job.name, size=result.bytes, sha256=result.sha256)
+    def describe_result(
+        self, job: Work[Download, DownloadedFile], result: DownloadedFile, row: Row
+    ) -> None:
+        """Write down the name and length."""
+        row.filename = job.name
+        row.size = result.bytes
+        row.sha256 = result.sha256
 
 
 def _download_item(item: DownloadItem | FileObject | str) -> DownloadItem:
@@ -700,11 +707,9 @@ class Deletions(Trade[Deletion, DeletedFile]):
             if job.row is not None:
                 job.succeed(deleted_from(job.row.result or ""))
 
-    def begin(self, job: Work[Deletion, DeletedFile]) -> None:
-        """Make its row say that it is begun."""
-        super().begin(job)
-        if job.row is not None:
-            job.row = attrs.evolve(job.row, file_id=job.key)
+    def describe(self, job: Work[Deletion, DeletedFile], row: Row) -> None:
+        """Write down the id."""
+        row.file_id = job.key
 
 
 def _sink(
