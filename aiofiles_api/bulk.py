@@ -50,6 +50,9 @@ _HOP = 0.01
 _SIGN_OF_LIFE = 2.0
 """Seconds after which a record says that this process is alive, though nothing has finished."""
 
+_GATHER = 0.01
+"""Seconds between two commits of a stage: what comes meanwhile shares the next one."""
+
 _PATIENCE = 0.02
 """Seconds for which an item that is there waits at most for others of the same hop."""
 
@@ -327,6 +330,8 @@ class _Engine(Generic[Item, J]):
                 jobs, is_over = await _take_all(self._pulled)
                 for job in await self._trade.prepare(jobs):
                     (self._ready if job.outcome is None else self._handed_out).put_nowait(job)
+                if not is_over:
+                    await asyncio.sleep(_GATHER)
         self._ready.put_nowait(None)
 
     async def _work(self) -> None:
@@ -346,6 +351,8 @@ class _Engine(Generic[Item, J]):
             with anyio.CancelScope(shield=True):
                 for job in await self._trade.record(jobs):
                     self._handed_out.put_nowait(job)
+            if not is_over:
+                await asyncio.sleep(_GATHER)
 
 
 class _Puller(Generic[Item]):
