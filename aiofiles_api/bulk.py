@@ -183,8 +183,9 @@ async def run(
     running = asyncio.create_task(engine.run())
     try:
         while (job := await engine.take()) is not None:
+            is_last = fail_fast and job.has_failed
             yield job
-            if fail_fast and job.has_failed:
+            if is_last:
                 return
         await running  # which raises what ended it
     finally:
@@ -252,10 +253,11 @@ class _Engine(Generic[Item, J]):
         """Write down what is done, though nobody may want to hear of it any more."""
         if self._trade.is_recorded:
             with suppress(JournalError):
-                await self._trade.release(_drain(self._pulled) + _drain(self._ready))
                 if finished := _drain(self._finished):
                     for job in await self._trade.record(finished):
                         self._handed_out.put_nowait(job)
+            with suppress(JournalError):
+                await self._trade.release(_drain(self._pulled) + _drain(self._ready))
 
     # --- the stages ----------------------------------------------------------------------------
 

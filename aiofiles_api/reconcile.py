@@ -106,6 +106,10 @@ class Claims:
             del self._claimed[next(iter(self._claimed))]
         return True
 
+    def give_up(self, file: FileObject) -> None:
+        """Let a file be found again whose upload nobody could write down."""
+        self._claimed.pop(file.id, None)
+
     def is_claimed(self, file: FileObject) -> bool:
         """Return whether a file is the result of an upload."""
         return file.id in self._claimed

@@ -413,6 +413,18 @@ class Uploads(Trade[Upload, FileObject]):
         text = f"{self.journal.identity} {row.number} {row.tries}"
         return base64.urlsafe_b64encode(blake2b(text.encode(), digest_size=24).digest()).decode()
 
+    async def record(
+        self, jobs: Sequence[Work[Upload, FileObject]]
+    ) -> Sequence[Work[Upload, FileObject]]:
+        """Write down what became of jobs; what cannot be, the next run must be able to find."""
+        try:
+            return await super().record(jobs)
+        except JournalError:
+            for job in jobs:
+                if job.outcome is not None and job.outcome.result is not None:
+                    self.claims.give_up(job.outcome.result)
+            raise
+
     async def identify(self, jobs: Sequence[Work[Upload, FileObject]]) -> None:
         """Look at the items' files, in one thread but for the digests of large ones."""
         await self.session.threads.run(partial(self._look_at_sources, jobs))
@@ -486,7 +498,12 @@ class Uploads(Trade[Upload, FileObject]):
         row.mtime_ns = version.mtime_ns
         row.sha256 = version.sha256 or row.sha256
 
-    def describe_result(self, _job: Work[Upload, FileObject], result: FileObject, row: Row) -> None:
+    def describe_result(
+        self,
+        job: Work[Upload, FileObject],  # noqa: ARG002 - what the others need
+        result: FileObject,
+        row: Row,
+    ) -> None:
         """Write down the file's id."""
         row.file_id = result.id
 

@@ -206,8 +206,10 @@ class TransferManager:
             )
             async with aclosing(jobs):
                 async for job in jobs:
-                    if job.outcome is not None:
-                        yield job.outcome
+                    # An error's traceback holds the job: that must not hold the error in turn.
+                    outcome, job.outcome = job.outcome, None
+                    if outcome is not None:
+                        yield outcome
 
     @asynccontextmanager
     async def _opened_journal(self, kind: Kind) -> AsyncIterator[Journal | None]:

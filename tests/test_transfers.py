@@ -1,0 +1,927 @@
+"""Many transfers at a time: lazily, in bounded memory, and none is lost or done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from conftest import (
+    KEY,
+    NO_RETRIES,
+    QUICK_RETRIES,
+    RawRequest,
+    client_of,
+    nothing_leaks,
+    raw_server,
+    reply,
+    silence,
+)
+
+from aiofiles_api import (
+    ClientClosedError,
+    DownloadItem,
+    FileObject,
+    FilesClient,
+    InternalServerError,
+    InvalidArgumentError,
+    Journal,
+    JournalEntry,
+    JournalError,
+    NotFoundError,
+    Outcome,
+    Progress,
+    SourceError,
+    TransferManager,
+    UploadItem,
+    UploadUncertainError,
+    read_journal,
+)
+from aiofiles_api.emulator import Emulator, ErrorReply, Fault, LostReply, Stall
+from aiofiles_api.naming import Names
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+R = TypeVar("R")
+MOST_AHEAD = 24
+"""The small constant: items that are pulled beyond those that are worked on."""
+
+
+async def collected(outcomes: AsyncGenerator[T, None]) -> list[T]:
+    async with aclosing(outcomes):
+        return [outcome async for outcome in outcomes]
+
+
+def sources(directory: Path, count: int, *, size: int = 10) -> list[str]:
+    """Return the paths of new files, all of different content."""
+    directory.mkdir(exist_ok=True)
+    paths = [directory / f"{number}.bin" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(str(number).encode().rjust(size, b"."))
+    return [str(path) for path in paths]
+
+
+async def contents(files: FilesClient) -> Counter[bytes]:
+    """Return what is on the server."""
+    return Counter([await files.read(file) async for file in files.list()])
+
+
+async def stored(files: FilesClient, count: int, *, name: str = "same.txt") -> list[FileObject]:
+    """Return new files of one name and different contents."""
+    return [
+        await files.upload(b"%d" % number, purpose="batch", filename=name)
+        for number in range(count)
+    ]
+
+
+# --- the engine ----------------------------------------------------------------------------------
+
+
+async def test_every_item_has_its_outcome(files: FilesClient, tmp_path: Path) -> None:
+    items: list[str | bytes | UploadItem] = [
+        *sources(tmp_path, 20),
+        b"bytes",
+        UploadItem(b"more", filename="x"),
+    ]
+    outcomes = await collected(TransferManager(files).upload_all(items, purpose="batch"))
+    assert [outcome.error for outcome in outcomes] == [None] * 22
+    assert {outcome.attempts for outcome in outcomes} == {1}
+    assert sorted(map(repr, items)) == sorted(repr(outcome.item) for outcome in outcomes)
+    assert len(await contents(files)) == 22
+
+
+async def test_what_an_item_says_itself_prevails(files: FilesClient) -> None:
+    item = UploadItem(
+        b"{}",
+        filename="own.jsonl",
+        purpose="user_data",
+        content_type="text/x-own",
+        expires_after=3600,
+    )
+    manager = TransferManager(files)
+    both = manager.upload_all([item, UploadItem(b"x")], purpose="batch", expires_after=7200)
+    results = {outcome.item: outcome.result for outcome in await collected(both)}
+    own = results[item]
+    other = results[UploadItem(b"x")]
+    assert own is not None
+    assert other is not None
+    assert (own.filename, own.purpose) == ("own.jsonl", "user_data")
+    assert own.expires_at == own.created_at + 3600
+    assert (other.filename, other.purpose) == ("upload", "batch")
+    assert other.expires_at == other.created_at + 7200
+
+
+async def test_an_item_that_fails_stops_no_other(files: FilesClient) -> None:
+    items: list[str | bytes | UploadItem] = ["/nowhere", b"x", ""]
+    items += [UploadItem(b"y", expires_after=1), UploadItem(b"z", purpose="")]
+    outcomes = await collected(TransferManager(files).upload_all(items, purpose="batch"))
+    errors = {str(one.item): type(one.error) for one in outcomes}
+    assert errors.pop("b'x'") is type(None)
+    assert errors.pop("/nowhere") is SourceError
+    assert sum(kind is InvalidArgumentError for kind in errors.values()) == 2
+    assert {outcome.attempts for outcome in outcomes if outcome.error} == {0}
+    assert all(outcome.result is None for outcome in outcomes if outcome.error)
+
+
+class Counted:
+    """An iterable of numbered bytes that counts how many were taken."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken = 0
+        self.is_closed = False
+
+    def generator(self) -> Iterator[bytes]:
+        try:
+            for number in range(self.count):
+                self.taken += 1
+                yield b"%d" % number
+        finally:
+            self.is_closed = True
+
+    async def agenerator(self) -> AsyncIterator[bytes]:
+        for one in self.generator():
+            yield one
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> bytes:
+        if index >= self.count:
+            raise IndexError
+        self.taken = max(self.taken, index + 1)
+        return b"%d" % index
+
+
+KINDS: list[Callable[[Counted], object]] = [Counted.generator, Counted.agenerator]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_items_are_taken_only_as_they_are_needed(
+    files: FilesClient, kind: Callable[[Counted], Iterator[bytes]], concurrency: int
+) -> None:
+    counted = Counted(100)
+    manager = TransferManager(files, concurrency=concurrency)
+    yielded = 0
+    async for _ in manager.upload_all(kind(counted), purpose="batch"):
+        yielded += 1
+        assert counted.taken - yielded <= concurrency + 8
+        if yielded % 10 == 0:
+            await asyncio.sleep(0.01)  # a slow consumer holds everybody back
+            assert counted.taken - yielded <= concurrency + 8
+    assert yielded == 100
+    assert counted.is_closed
+
+
+async def test_memory_is_bounded_whatever_the_number_of_items() -> None:
+    """Refused ids cost no request, so many items can be gone through in a test."""
+    async with FilesClient(base_url="http://127.0.0.1:9/v1", api_key=KEY) as files:
+        manager = TransferManager(files, concurrency=4)
+        alive = 0
+        most = 0
+
+        class Item(str):
+            __slots__ = ()
+
+            def __init__(self, _text: str) -> None:
+                nonlocal alive, most
+                alive += 1
+                most = max(most, alive)
+
+            def __del__(self) -> None:
+                nonlocal alive
+                alive -= 1
+
+        items = (Item("a/b") for _ in range(5_000))
+        count = 0
+        async for outcome in manager.delete_all(items):
+            assert isinstance(outcome.error, InvalidArgumentError)
+            count += 1
+        assert count == 5_000
+        assert most <= 4 + 8 + 4
+
+
+async def test_an_iterable_that_blocks_holds_up_neither_the_loop_nor_what_it_gave(
+    files: FilesClient,
+) -> None:
+    given: queue.Queue[bytes | None] = queue.Queue()
+    items: Iterator[Any] = iter(given.get, None)
+    outcomes = TransferManager(files).upload_all(items, purpose="batch")
+    with anyio.fail_after(20):
+        for number in range(3):  # each is uploaded although the next one is not there yet
+            given.put(b"%d" % number)
+            assert (await anext(outcomes)).error is None
+        given.put(b"a")
+        given.put(b"b")
+        assert [(await anext(outcomes)).error for _ in range(2)] == [None, None]
+        given.put(None)
+        assert [outcome async for outcome in outcomes] == []
+
+
+async def test_items_may_come_from_a_listing_of_the_same_client(files: FilesClient) -> None:
+    await stored(files, 30)
+    manager = TransferManager(files, concurrency=4)
+    outcomes = await collected(manager.delete_all(files.list(page_size=7)))
+    assert [one.result.deleted for one in outcomes if one.result] == [True] * 30
+    assert not await contents(files)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_the_iterable_raises_ends_all_and_is_raised(
+    server: Emulator, *, is_async: bool
+) -> None:
+    def items() -> Iterator[bytes]:
+        yield b"0"
+        yield b"1"
+        raise LookupError("no more")
+
+    async def aitems() -> AsyncIterator[bytes]:
+        for one in items():
+            yield one
+
+    async with (
+        nothing_leaks(),
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        outcomes = TransferManager(files).upload_all(
+            aitems() if is_async else items(), purpose="batch"
+        )
+        with pytest.raises(LookupError, match="no more"):
+            await collected(outcomes)
+
+
+async def test_what_a_progress_sink_raises_ends_all_and_is_raised(files: FilesClient) -> None:
+    def sink(item: bytes, progress: Progress) -> None:
+        if item == b"3":
+            raise LookupError("no more")
+
+    items = [b"%d" % number for number in range(10)]
+    with pytest.raises(LookupError, match="no more"):
+        await collected(TransferManager(files).upload_all(items, purpose="batch", progress=sink))
+
+
+async def test_progress_is_told_with_its_item(files: FilesClient, tmp_path: Path) -> None:
+    told: list[tuple[object, Progress]] = []
+    manager = TransferManager(files)
+    outcomes = await collected(
+        manager.upload_all(
+            [b"abc", b"x"], purpose="batch", progress=lambda item, now: told.append((item, now))
+        )
+    )
+    assert (b"abc", Progress(3, 3, 1)) in told
+    assert (b"x", Progress(1, 1, 1)) in told
+    downloaded: list[tuple[object, Progress]] = []
+    results = [outcome.result for outcome in outcomes if outcome.result]
+    await collected(
+        manager.download_all(
+            results, tmp_path, progress=lambda item, now: downloaded.append((item, now))
+        )
+    )
+    assert {item.id for item, _ in downloaded if isinstance(item, FileObject)} == {
+        result.id for result in results
+    }
+
+
+@pytest.mark.parametrize("items", ["path", b"bytes", 3, None])
+async def test_one_item_is_not_many(files: FilesClient, items: Any) -> None:
+    manager = TransferManager(files)
+    for call in (
+        lambda: manager.upload_all(items, purpose="batch"),
+        lambda: manager.download_all(items, "x"),
+        lambda: manager.delete_all(items),
+    ):
+        with pytest.raises(InvalidArgumentError, match="iterable of items"):
+            call()
+
+
+async def test_what_cannot_work_is_refused_at_once(files: FilesClient) -> None:
+    for concurrency in (0, -1, 1.5, True):
+        with pytest.raises(InvalidArgumentError, match="concurrency"):
+            TransferManager(files, concurrency=concurrency)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="journal"):
+        TransferManager(files, journal="")
+    manager = TransferManager(files)
+    with pytest.raises(InvalidArgumentError, match="purpose"):
+        manager.upload_all([], purpose="")
+    with pytest.raises(InvalidArgumentError, match="expires_after"):
+        manager.upload_all([], purpose="batch", expires_after=1)
+    with pytest.raises(InvalidArgumentError, match="on_uncertain"):
+        manager.upload_all([], purpose="batch", on_uncertain="hope")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="directory"):
+        manager.download_all([], b"x")  # type: ignore[arg-type]
+
+
+async def test_no_items_are_no_outcomes(files: FilesClient) -> None:
+    assert await collected(TransferManager(files).upload_all([], purpose="batch")) == []
+    assert await collected(TransferManager(files).delete_all(iter(()))) == []
+
+
+async def test_attempts_are_those_that_were_made(server: Emulator, tmp_path: Path) -> None:
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=QUICK_RETRIES) as files:
+        manager = TransferManager(files)
+
+        async def attempts(outcomes: AsyncGenerator[Outcome[T, R], None]) -> int:
+            [outcome] = await collected(outcomes)
+            return outcome.attempts
+
+        server.faults = [Fault(ErrorReply(500, moment="early"), on="upload", times=2)]
+        assert await attempts(manager.upload_all([b"x"], purpose="batch")) == 3
+        [file] = [file async for file in files.list()]
+        server.faults = [Fault(ErrorReply(503), on="content", times=1)]
+        assert await attempts(manager.download_all([file], tmp_path)) == 2
+        server.faults = [Fault(ErrorReply(503), on="content")]
+        assert await attempts(manager.download_all([file], tmp_path)) == 4
+        server.faults = [Fault(ErrorReply(503), on="delete", times=3)]
+        assert await attempts(manager.delete_all([file])) == 4
+        server.faults = [Fault(ErrorReply(500, moment="early"), on="upload")]
+        assert await attempts(manager.upload_all([b"x"], purpose="batch")) == 4
+        assert await attempts(manager.download_all(["file-unknown"], tmp_path)) == 1
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+async def test_fail_fast_ends_behind_the_first_failure(server: Emulator) -> None:
+    server.faults = [Fault(Stall("request"), on="upload", nth=2)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files, nothing_leaks():
+        counted = Counted(1000)
+
+        def items() -> Iterator[bytes | str]:
+            yield b"a"
+            yield b"stalls"
+            yield "/nowhere"
+            yield from counted.generator()
+
+        manager = TransferManager(files, concurrency=3)
+        outcomes = await collected(manager.upload_all(items(), purpose="batch", fail_fast=True))
+        assert outcomes[-1].item == "/nowhere"
+        assert [one.error is None for one in outcomes] == [True] * (len(outcomes) - 1) + [False]
+        assert counted.taken < 100
+        await files.aclose()
+
+
+Operation = Callable[[TransferManager, Path], AsyncGenerator[Outcome[object, object], None]]
+
+
+def uploading(manager: TransferManager, _directory: Path) -> AsyncGenerator[object, None]:
+    return manager.upload_all((b"%d" % number for number in range(100)), purpose="batch")
+
+
+def downloading(manager: TransferManager, directory: Path) -> AsyncGenerator[object, None]:
+    return manager.download_all((f"file-{number}" for number in range(100)), directory)
+
+
+def deleting(manager: TransferManager, _directory: Path) -> AsyncGenerator[object, None]:
+    async def ids() -> AsyncIterator[str]:
+        for number in range(100):
+            yield f"file-{number}"
+
+    return manager.delete_all(ids())
+
+
+def journalled(manager: TransferManager, directory: Path) -> AsyncGenerator[object, None]:
+    manager = TransferManager(manager._client, concurrency=4, journal=directory / "journal")
+    return manager.upload_all(sources(directory / "sources", 100), purpose="batch")
+
+
+OPERATIONS = [uploading, downloading, deleting, journalled]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 10, 50, 200])
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_cancelling_at_any_turn_leaves_nothing(
+    tmp_path: Path, operation: Operation, turns: int
+) -> None:
+    async with nothing_leaks(), raw_server(silence) as raw, client_of(raw) as files:
+        manager = TransferManager(files, concurrency=4)
+        task = asyncio.ensure_future(collected(operation(manager, tmp_path)))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with anyio.move_on_after(turns * 0.0005) as scope:
+            await collected(operation(manager, tmp_path))
+        assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_leaving_early_cancels_and_awaits_what_is_in_flight(
+    server: Emulator, tmp_path: Path, operation: Operation
+) -> None:
+    server.faults = [Fault(Stall("request"), on="upload", nth=3)]
+    async with (
+        FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files,
+        nothing_leaks(),
+    ):
+        outcomes = operation(TransferManager(files, concurrency=4), tmp_path)
+        await anext(outcomes)
+        await outcomes.aclose()
+        await files.aclose()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_closing_the_client_ends_all(tmp_path: Path, operation: Operation) -> None:
+    async with nothing_leaks(), raw_server(silence) as raw, client_of(raw) as files:
+        outcomes = operation(TransferManager(files, concurrency=4), tmp_path)
+        task = asyncio.ensure_future(anext(outcomes))
+        while not raw.requests:
+            await asyncio.sleep(0.001)
+        await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await task
+        with pytest.raises(ClientClosedError):
+            await collected(operation(TransferManager(files), tmp_path))
+
+
+async def test_closing_the_client_ends_the_wait_for_items(files: FilesClient) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    task = asyncio.ensure_future(
+        collected(TransferManager(files).upload_all(never(), purpose="batch"))
+    )
+    await asyncio.sleep(0.01)
+    await files.aclose()
+    with pytest.raises(ClientClosedError):
+        await task
+
+
+async def test_a_generator_that_is_never_begun_does_nothing(files: FilesClient) -> None:
+    outcomes = TransferManager(files).upload_all([b"x"], purpose="batch")
+    await outcomes.aclose()
+    assert not await contents(files)
+
+
+# --- downloads -----------------------------------------------------------------------------------
+
+
+async def test_files_of_one_name_do_not_overwrite_one_another(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    same = await stored(files, 12)
+    same += await stored(files, 2, name="SAME.TXT")
+    items: list[str | FileObject] = [
+        file if number % 2 else file.id for number, file in enumerate(same)
+    ]
+    manager = TransferManager(files, concurrency=5)
+    for _ in range(2):  # the second time decides the same
+        outcomes = await collected(manager.download_all(items, tmp_path / "out"))
+        assert [one.error for one in outcomes] == [None] * 14
+        paths = {one.result.file_id: one.result.path for one in outcomes if one.result}
+        assert paths[same[0].id].name == "same.txt"
+        for number, file in enumerate(same):
+            stem, dot, extension = file.filename.partition(".")
+            if number:
+                assert paths[file.id].name == f"{stem}-{file.id}{dot}{extension}"
+            assert paths[file.id].read_bytes() == b"%d" % (number if number < 12 else number - 12)
+        assert len(os.listdir(tmp_path / "out")) == 14
+
+
+async def test_an_item_may_name_its_file_and_its_digest(files: FilesClient, tmp_path: Path) -> None:
+    [file] = await stored(files, 1)
+    items = [
+        DownloadItem(file.id, filename="../own name.txt"),
+        DownloadItem(file, sha256="0" * 64),
+    ]
+    outcomes = await collected(TransferManager(files, concurrency=1).download_all(items, tmp_path))
+    assert outcomes[0].result is not None
+    assert outcomes[0].result.path == tmp_path / "own name.txt"
+    assert "sha256" in str(outcomes[1].error)
+    assert os.listdir(tmp_path) == ["own name.txt"]
+
+
+async def test_a_file_that_is_missing_is_an_outcome(files: FilesClient, tmp_path: Path) -> None:
+    [file] = await stored(files, 1)
+    items = ["file-unknown", file.id, "no/id"]
+    outcomes = await collected(TransferManager(files).download_all(items, tmp_path))
+    errors = {str(one.item): type(one.error) for one in outcomes}
+    assert errors == {
+        "file-unknown": NotFoundError,
+        file.id: type(None),
+        "no/id": InvalidArgumentError,
+    }
+
+
+def test_names_are_given_once_whatever_a_server_sends() -> None:
+    names = Names()
+    hostile = [
+        "a.txt",
+        "A.TXT",
+        "a-1.txt",
+        "a-1-2.txt",
+        "a.txt",
+        "é",
+        "e\u0301",
+        "../a.txt",
+        ".",
+        "",
+    ]
+    hostile += (
+        ["x" * 300 + ".txt"] * 3 + ["y" * 100 + "." + "z" * 100] * 3 + [f"{n}" for n in range(99)]
+    )
+    given = [names.choose(name, "1") for name in hostile]
+    given += [names.choose("long.txt", "i" * 400) for _ in range(3)]
+    assert len({name.casefold() for name in given}) == len(given)
+    assert all(len(name.encode()) <= 255 and "/" not in name for name in given)
+    assert given[:3] == ["a.txt", "A-1.TXT", "a-1-1.txt"]
+
+
+# --- deletions -----------------------------------------------------------------------------------
+
+
+async def test_deletions_are_each_reported_rightly(server: Emulator) -> None:
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=QUICK_RETRIES) as files:
+        there = await stored(files, 60)
+        gone = there[::20]
+        for file in gone:
+            await files.delete(file)
+        server.faults = [Fault(ErrorReply(503), on="delete", probability=0.2, seed=3, times=6)]
+        outcomes = await collected(TransferManager(files).delete_all(there))
+        assert [one.error for one in outcomes] == [None] * 60
+        not_deleted = {one.item.id for one in outcomes if one.result and not one.result.deleted}
+        assert not_deleted == {file.id for file in gone}
+        assert sum(one.attempts - 1 for one in outcomes) == 6
+        assert not await contents(files)
+        missing = await collected(TransferManager(files).delete_all(gone, missing_ok=False))
+        assert {type(one.error) for one in missing} == {NotFoundError}
+
+
+# --- with a journal ------------------------------------------------------------------------------
+
+
+async def entries(journal: Path) -> list[JournalEntry]:
+    return await collected(read_journal(journal))
+
+
+async def test_what_is_done_is_not_done_again(files: FilesClient, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 30)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    first = await collected(manager.upload_all(paths, purpose="batch"))
+    again = await collected(manager.upload_all(map(Path, paths), purpose="batch"))
+    assert {one.attempts for one in first} == {1}
+    assert {one.attempts for one in again} == {0}
+    assert {one.item: one.result for one in first} == {str(one.item): one.result for one in again}
+    other = await collected(manager.upload_all(paths[:3], purpose="user_data"))
+    assert {one.attempts for one in other} == {1}  # of another purpose it is another file
+    assert (await contents(files)).total() == 33
+    results = [one.result for one in first if one.result]
+    out = tmp_path / "out"
+    for attempts in (1, 0):
+        outcomes = await collected(manager.download_all(results, out))
+        assert {one.attempts for one in outcomes} == {attempts}
+        assert len(os.listdir(out)) == 30
+    (out / "3.bin").unlink()
+    (out / "4.bin").write_bytes(b"shorter")
+    by_id = await collected(manager.download_all([one.id for one in results], out))
+    assert sorted(one.attempts for one in by_id) == [0] * 28 + [1] * 2
+    assert sorted(os.listdir(out)) == sorted(Path(path).name for path in paths)
+    for attempts in (1, 0):
+        gone = await collected(manager.delete_all(results))
+        assert {one.attempts for one in gone} == {attempts}
+    states = Counter((entry.kind, entry.state) for entry in await entries(tmp_path / "journal"))
+    assert states == {("upload", "done"): 33, ("download", "done"): 30, ("delete", "done"): 30}
+
+
+async def test_the_name_of_a_finished_download_is_not_given_away(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    one, two = await stored(files, 2)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    out = tmp_path / "out"
+    await collected(manager.download_all([one], out))
+    await collected(manager.download_all([two], out))
+    assert (out / "same.txt").read_bytes() == b"0"
+    assert (out / f"same-{two.id}.txt").read_bytes() == b"1"
+    (out / "same.txt").unlink()
+    await collected(manager.download_all([two, one], out))
+    assert (out / "same.txt").read_bytes() == b"0"
+
+
+async def test_a_changed_file_is_a_new_item(files: FilesClient, tmp_path: Path) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+
+    async def attempts(*, checksum: bool = False) -> int:
+        [one] = await collected(manager.upload_all([path], purpose="batch", checksum=checksum))
+        return one.attempts
+
+    assert await attempts() == 1
+    os.utime(path, ns=(1, 1))
+    assert await attempts() == 1  # touched: nobody knows that it is the same
+    assert await attempts(checksum=True) == 0  # its digest is known from here on
+    os.utime(path, ns=(2, 2))
+    assert await attempts(checksum=True) == 0
+    assert await attempts() == 0
+    Path(path).write_bytes(b"another..!")
+    os.utime(path, ns=(2, 2))
+    assert await attempts(checksum=True) == 1  # of the same time and length
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 300_000)
+    mixed: list[str | Path] = [large, tmp_path, "/nowhere"]
+    outcomes = await collected(manager.upload_all(mixed, purpose="batch", checksum=True))
+    assert sorted(one.error is None for one in outcomes) == [False, False, True]
+    found = {entry.key: entry.sha256 for entry in await entries(tmp_path / "journal")}
+    assert len(found[str(large)] or "") == 64
+
+
+async def test_one_path_twice_in_a_run_is_one_upload(files: FilesClient, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 3)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    outcomes = await collected(manager.upload_all(paths * 20, purpose="batch"))
+    assert len(outcomes) == 60
+    assert sum(one.attempts for one in outcomes) == 3
+    assert len({one.result.id for one in outcomes if one.result}) == 3
+    assert (await contents(files)).total() == 3
+
+
+async def test_what_a_journal_cannot_recognize_is_refused(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    items: list[bytes | Path] = [b"bytes", pipe]
+    outcomes = await collected(manager.upload_all(items, purpose="batch"))
+    assert {type(one.error) for one in outcomes} == {InvalidArgumentError}
+    assert {one.attempts for one in outcomes} == {0}
+    wrong = await collected(manager.download_all(["no/id"], tmp_path))
+    wrong_again = await collected(manager.delete_all(["no/id"]))
+    assert {type(one.error) for one in wrong + wrong_again} == {InvalidArgumentError}
+    assert await entries(tmp_path / "journal") == []
+
+
+async def test_what_has_failed_is_tried_again(server: Emulator, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 5)
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        server.faults = [Fault(ErrorReply(500, moment="early"), on="upload")]
+        outcomes = await collected(manager.upload_all(paths * 2, purpose="batch"))
+        assert {type(one.error) for one in outcomes} == {InternalServerError}
+        failed = await entries(tmp_path / "journal")
+        assert {(one.state, one.attempts, one.key in paths) for one in failed} == {
+            ("failed", 1, True)
+        }
+        assert all("500" in (one.reason or "") for one in failed)
+        server.faults = []
+        outcomes = await collected(manager.upload_all(paths, purpose="batch"))
+        assert [one.attempts for one in outcomes] == [1] * 5
+        done = await entries(tmp_path / "journal")
+        assert {(one.state, one.reason) for one in done} == {("done", None)}
+
+
+async def begin(files: FilesClient, journal: Path, paths: list[str], count: int) -> None:
+    """Begin to upload, and leave when so many requests have come to nothing."""
+    manager = TransferManager(files, concurrency=count, journal=journal)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await collected(manager.upload_all(paths, purpose="batch"))
+
+
+async def test_what_was_begun_is_looked_for_before_it_is_sent_again(
+    server: Emulator, tmp_path: Path
+) -> None:
+    """Three are stored without a reply, two of them of the same content; three are not stored."""
+    paths = sources(tmp_path / "in", 6)
+    Path(paths[1]).write_bytes(Path(paths[0]).read_bytes())
+    server.faults = [Fault(Stall("response"), on="upload", times=6)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        await begin(files, tmp_path / "journal", paths[:3], 3)
+        server.faults = [Fault(Stall("request"), on="upload", times=6)]
+        await begin(files, tmp_path / "journal", paths[3:], 3)
+        server.faults = []
+        # The second run has found what the first one had begun.
+        states = [entry.state for entry in await entries(tmp_path / "journal")]
+        assert states == ["done"] * 3 + ["started"] * 3
+        before = {file.id: file.filename async for file in files.list()}
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        outcomes = await collected(manager.upload_all(paths, purpose="batch"))
+        assert [one.error for one in outcomes] == [None] * 6
+        ids = {one.item: one.result.id for one in outcomes if one.result}
+        assert len(set(ids.values())) == 6
+        for path in paths[:3]:  # each was found under its own name
+            assert before[ids[path]] == Path(path).name
+        wanted = Counter(Path(path).read_bytes() for path in paths)
+        assert await contents(files) == wanted
+
+
+@pytest.mark.parametrize("on_uncertain", ["raise", "resend"])
+async def test_the_caller_may_decide_what_becomes_of_what_was_begun(
+    server: Emulator, tmp_path: Path, on_uncertain: str
+) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    server.faults = [Fault(Stall("response"), on="upload", times=1)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        await begin(files, tmp_path / "journal", [path], 1)
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(
+            manager.upload_all([path], purpose="batch", on_uncertain=on_uncertain)  # type: ignore[arg-type]
+        )
+        if on_uncertain == "raise":
+            assert isinstance(outcome.error, UploadUncertainError)
+            assert outcome.attempts == 0
+        else:
+            assert outcome.attempts == 1
+
+
+async def test_an_uncertain_upload_stays_begun(server: Emulator, tmp_path: Path) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    server.faults = [Fault(LostReply(), on="upload"), Fault(ErrorReply(500), on="list")]
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all([path], purpose="batch"))
+        assert isinstance(outcome.error, UploadUncertainError)
+        [entry] = await entries(tmp_path / "journal")
+        assert (entry.state, entry.attempts) == ("started", 1)
+        with pytest.raises(UploadUncertainError, match="run again"):
+            await collected(manager.upload_all([path], purpose="batch"))
+        server.faults = []
+        [outcome] = await collected(manager.upload_all([path], purpose="batch"))
+        assert (outcome.error, outcome.attempts) == (None, 0)
+        assert (await contents(files)).total() == 1
+
+
+async def test_an_upload_that_is_repeated_has_the_same_idempotency_key(tmp_path: Path) -> None:
+    keys: list[str] = []
+
+    async def refuse(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        keys.append(request.headers.get("idempotency-key", ""))
+        await reply('{"data": [], "object": "list", "has_more": false}', status="400 No")(
+            request, writer
+        )
+
+    async def hang(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        keys.append(request.headers.get("idempotency-key", ""))
+        await silence(request, writer)
+
+    empty = reply('{"data": [], "object": "list", "has_more": false}')
+    paths = sources(tmp_path / "in", 1)
+    async with raw_server(hang, empty, empty, empty, empty, empty, refuse) as raw:
+        async with client_of(raw) as files:
+            await begin(files, tmp_path / "journal", paths, 1)
+            raw.script = [*raw.script[:1], *[empty] * 20]
+
+            async def by_method(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+                step = refuse if request.line.startswith("POST") else empty
+                await step(request, writer)
+
+            raw.script = [by_method]
+            manager = TransferManager(files, journal=tmp_path / "journal")
+            for _ in range(2):
+                [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
+                assert outcome.error is not None
+    first, repeated, after_failure = keys
+    assert first == repeated != after_failure
+
+
+async def test_deletions_that_were_begun_may_find_nothing(server: Emulator, tmp_path: Path) -> None:
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        there = await stored(files, 2)
+        server.faults = [Fault(Stall("response"), on="delete", nth=1)]
+        manager = TransferManager(files, concurrency=1, journal=tmp_path / "journal")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await collected(manager.delete_all(there))
+        server.faults = []
+        outcomes = await collected(manager.delete_all(there, missing_ok=False))
+        assert [one.error for one in outcomes] == [None, None]
+
+
+async def test_a_journal_that_is_open_stays_open(files: FilesClient, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 4)
+    async with Journal(tmp_path / "journal") as journal:
+        manager = TransferManager(files, journal=journal)
+        await collected(manager.upload_all(paths, purpose="batch"))
+        results = await collected(manager.upload_all(paths, purpose="batch"))
+        assert {one.attempts for one in results} == {0}
+        found = await collected(journal.entries(state="done", kind="upload"))
+        assert [entry.key for entry in found] == paths
+        assert await collected(journal.entries(kind="delete")) == []
+        downloads = manager.download_all([one.result for one in results if one.result], tmp_path)
+        deletions = manager.delete_all([one.result for one in results if one.result])
+        await anext(downloads)  # two kinds at once
+        await anext(deletions)
+        await collected(downloads)
+        await collected(deletions)
+    with pytest.raises(JournalError, match="not open"):
+        await collected(manager.upload_all(paths, purpose="batch"))
+
+
+async def test_two_runs_of_a_kind_do_not_share_a_journal(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    manager = TransferManager(files, concurrency=1, journal=tmp_path / "journal")
+    paths = sources(tmp_path / "in", 100)
+    first = manager.upload_all(paths, purpose="batch")
+    await anext(first)
+    with pytest.raises(JournalError, match="already"):
+        await collected(manager.upload_all(paths, purpose="batch"))
+    await first.aclose()
+
+
+async def test_a_disk_that_is_full_ends_the_run(files: FilesClient, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 300)
+    async with Journal(tmp_path / "journal") as journal:
+        manager = TransferManager(files, journal=journal)
+        await journal._call(lambda found: found._connection.execute("PRAGMA max_page_count = 12"))
+        with pytest.raises(JournalError, match="free some space"):
+            await collected(manager.upload_all(paths, purpose="batch"))
+    # With space, it goes on: nothing was lost, nothing is sent twice.
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    outcomes = await collected(manager.upload_all(paths, purpose="batch"))
+    assert [one.error for one in outcomes] == [None] * 300
+    assert set((await contents(files)).values()) == {1}
+    assert (await contents(files)).total() == 300
+
+
+RUN = """
+import asyncio, sys
+from aiofiles_api import FilesClient, TransferManager
+
+async def main(base_url, key, journal, *paths):
+    async with FilesClient(base_url=base_url, api_key=key) as files:
+        manager = TransferManager(files, concurrency=8, journal=journal)
+        async for outcome in manager.upload_all(paths, purpose="batch"):
+            if outcome.attempts:
+                print(outcome.attempts, flush=True)
+            assert outcome.error is None, outcome
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(120)
+async def test_runs_that_are_killed_leave_each_file_exactly_once(
+    server: Emulator, files: FilesClient, tmp_path: Path
+) -> None:
+    paths = sources(tmp_path / "in", 200, size=500)
+    for one in range(0, 200, 10):
+        Path(paths[one]).write_bytes(Path(paths[one + 1]).read_bytes())
+    arguments = [server.base_url, KEY, str(tmp_path / "journal"), *paths]
+    for kill_after in (1, 40, 30, None):
+        async with await anyio.open_process(
+            [sys.executable, "-c", RUN, *arguments], stderr=None
+        ) as process:
+            lines = 0
+            assert process.stdout is not None
+            async for text in process.stdout:
+                lines += text.count(b"\n")
+                # What an earlier run has finished is not counted.
+                if kill_after is not None and lines >= kill_after:
+                    process.send_signal(signal.SIGKILL)
+                    break
+            status = await process.wait()
+            assert status == (0 if kill_after is None else -signal.SIGKILL)
+    wanted = Counter(Path(path).read_bytes() for path in paths)
+    assert await contents(files) == wanted
+    found = await entries(tmp_path / "journal")
+    assert {entry.state for entry in found} == {"done"}
+    assert {entry.file_id for entry in found} == {file.id async for file in files.list()}
+
+
+async def test_a_slow_server_is_given_time_to_store_what_a_killed_run_has_sent(
+    tmp_path: Path,
+) -> None:
+    """The file shows in the listing only some time after the run has ended."""
+    paths = sources(tmp_path / "in", 1)
+    content = Path(paths[0]).read_bytes()
+    shows_at = time.monotonic() + 1.5
+    posts = 0
+
+    async def script(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        nonlocal posts
+        if request.line.startswith("POST"):
+            posts += 1
+            await silence(request, writer)
+        elif "/content" in request.line:
+            await reply(content, headers={"Content-Type": "text/plain"})(request, writer)
+        else:
+            now = int(time.time())
+            file = (
+                f'{{"id": "file-late", "bytes": {len(content)}, "created_at": {now},'
+                ' "filename": "0.bin", "purpose": "batch"}'
+            )
+            data = file if time.monotonic() > shows_at else ""
+            await reply(f'{{"data": [{data}], "has_more": false}}')(request, writer)
+
+    async with raw_server(script) as raw, client_of(raw) as files:
+        await begin(files, tmp_path / "journal", paths, 1)
+        shows_at = time.monotonic() + 1.5
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
+        assert outcome.result is not None
+        assert (outcome.result.id, outcome.attempts, posts) == ("file-late", 0, 1)
