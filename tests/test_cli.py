@@ -36,6 +36,7 @@ from aiofiles_api import (
     FileObject,
     FilesClient,
     InternalServerError,
+    RateLimitError,
     __version__,
 )
 from aiofiles_api.__main__ import main
@@ -941,3 +942,13 @@ def test_serve_says_what_is_wrong_with_the_faults(command: CommandLine, tmp_path
     ran = command("serve", "--port=0", "--faults", f"{path}.none")
     assert ran.status == 1
     assert "cannot use the faults: " in ran.err
+
+
+@pytest.mark.anyio
+async def test_serve_refuses_what_comes_faster_than_allowed() -> None:
+    async with started(*COMMAND, "serve", "--port=0", "--requests-per-minute=1") as child:
+        base_url, key = await announced(child)
+        async with FilesClient(base_url=base_url, api_key=key, retry=NO_RETRIES) as files:
+            await files.upload(b"1", purpose="batch")
+            with pytest.raises(RateLimitError):
+                await files.upload(b"1", purpose="batch")

@@ -24,6 +24,9 @@ async def serve(
     data_dir: str | None = None,
     api_key: str | None = None,
     ranges: Annotated[bool, Parameter(negative="--no-ranges", show_default=False)] = True,
+    requests_per_minute: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=1))
+    ] = None,
     faults: str | None = None,
 ) -> int:
     """Serve an emulated Files API, for tests and for work offline.
@@ -37,6 +40,7 @@ async def serve(
         data_dir: Where the files are kept. Default: a directory that is removed at the end.
         api_key: The one key to accept. Default: any.
         ranges: Whether downloads can be resumed, which is the default; many servers cannot.
+        requests_per_minute: How many of each operation to allow; others are answered with 429.
         faults: A TOML file that says what shall go wrong, and when.
     """
     import sqlite3  # noqa: PLC0415 - see the next line
@@ -45,6 +49,7 @@ async def serve(
         DataDirInUseError,
         Emulator,
         FaultsFileError,
+        RateLimit,
         load_faults,
     )
 
@@ -52,8 +57,15 @@ async def serve(
         wanted = () if faults is None else await in_thread(partial(load_faults, faults))
     except (OSError, FaultsFileError) as error:
         raise FilesError(f"cannot use the faults: {error}") from error
+    limit = None if requests_per_minute is None else RateLimit(requests_per_minute)
     emulator = Emulator(
-        data_dir, api_key=api_key, host=host, port=port, ranges=ranges, faults=wanted
+        data_dir,
+        api_key=api_key,
+        host=host,
+        port=port,
+        ranges=ranges,
+        faults=wanted,
+        rate_limit=limit,
     )
     try:
         async with emulator as server:

@@ -24,6 +24,7 @@ from aiofiles_api.emulator.faults import (
     WrongContentRange,
     WrongLength,
 )
+from aiofiles_api.emulator.limits import RateLimit
 from aiofiles_api.emulator.record import ReceivedRequest
 from aiofiles_api.emulator.server import Emulator
 from aiofiles_api.emulator.store import DataDirInUseError
@@ -43,6 +44,7 @@ __all__ = [
     "LostReply",
     "Operation",
     "Overlong",
+    "RateLimit",
     "ReceivedRequest",
     "RefuseConnections",
     "RepeatPage",

@@ -38,7 +38,7 @@ from aiofiles_api.emulator.schedule import Schedule
 from aiofiles_api.emulator.sockets import close, reset, wait
 from aiofiles_api.emulator.tampering import HeldBack, Tampered, TamperedWith, place
 
-__all__ = ["Injector"]
+__all__ = ["Injector", "drop_body"]
 
 _YEAR: Final = 366 * 24 * 3600
 _CODES: Final = {429: "rate_limit_exceeded"}
@@ -97,7 +97,7 @@ class Injector:
                     reset(request)
                     await asyncio.sleep(min(seconds, _YEAR))
             case Reset(_, at):
-                await _drop_body(request, at)
+                await drop_body(request, at)
                 reset(request)
             case _:
                 await _do(request, handler)
@@ -150,14 +150,14 @@ async def _refuse(
     if kind.moment == "afterwards":
         await _do(request, handler)
     elif kind.moment == "instead":
-        await _drop_body(request, "end")
+        await drop_body(request, "end")
     response = _error(kind) if isinstance(kind, ErrorReply) else _page(kind.status)
     if request.can_read_body:
         response.force_close()
     return response
 
 
-async def _drop_body(request: web.Request, until: Place) -> None:
+async def drop_body(request: web.Request, until: Place) -> None:
     """Read the request's body up to a place."""
     left = place(until, request.content_length)
     if left > 0:

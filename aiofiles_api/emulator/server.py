@@ -16,6 +16,7 @@ from aiofiles_api.emulator.app import FilesApi, application
 from aiofiles_api.emulator.connections import Connections
 from aiofiles_api.emulator.faults import Fault
 from aiofiles_api.emulator.injection import Injector
+from aiofiles_api.emulator.limits import Limiter, RateLimit
 from aiofiles_api.emulator.record import ReceivedRequest, Record, note_reply
 from aiofiles_api.emulator.schedule import Schedule
 from aiofiles_api.emulator.store import Store
@@ -38,7 +39,8 @@ class Emulator:
     download is always the whole content and has no ETag, as the API promises no more than that.
     `clock` gives the time in seconds since the epoch.
 
-    Each of the `faults` befalls the requests that it is meant for. With `idempotency` an upload
+    Each of the `faults` befalls the requests that it is meant for. Requests over the `rate_limit`
+    are refused. With `idempotency` an upload
     that repeats an Idempotency-Key is answered with the file that was stored first, while its
     content is the same; the service itself does not look at that header.
 
@@ -56,6 +58,7 @@ class Emulator:
         max_file_bytes: int = 512 * 1024 * 1024,
         ranges: bool = True,
         faults: Iterable[Fault] = (),
+        rate_limit: RateLimit | None = None,
         idempotency: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -64,6 +67,7 @@ class Emulator:
         self._max_file_bytes = max_file_bytes
         self._ranges = ranges
         self._faults = tuple(faults)
+        self._rate_limit = rate_limit
         self._idempotency = idempotency
         self._clock = clock
         self._record = Record(_REQUESTS_KEPT)
@@ -140,7 +144,8 @@ class Emulator:
     async def _serving(self, api: FilesApi) -> AsyncIterator[None]:
         self._record = Record(_REQUESTS_KEPT)
         self._injector.schedule = Schedule(self._faults)
-        watches = (self._connections, self._record, self._injector)
+        limiter = Limiter(self._rate_limit)
+        watches = (self._connections, self._record, limiter, self._injector)
         app = application(
             api, api_key=self._api_key, middlewares=[watch.middleware() for watch in watches]
         )
