@@ -61,6 +61,11 @@ class FilesClient:
         retry: How often and how patiently to try again.
         max_connections: Requests at one time; further ones wait for their turn. An open `stream()`
             counts as one; the look for an uncertain upload goes past the queue.
+        requests_per_minute: How many requests to send, to each endpoint by itself, or a mapping of
+            endpoints to numbers, such as `{"POST /files": 1000}`: what OpenAI allows. Retries count
+            too. Further requests wait for their turn, in the order in which they came. A burst may
+            have 1 % of the number, and 20 at most; what follows comes evenly, at 98 % of the rate,
+            so that no minute has more than the number, however the server counts.
         proxy: The URL of a proxy for every request.
         trust_env: Whether HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment are heeded.
         ssl: A context, a fingerprint, or `False` not to check the certificate (tests only).
@@ -83,6 +88,7 @@ class FilesClient:
         timeouts: Timeouts = _TIMEOUTS,
         retry: RetryPolicy = _RETRY,
         max_connections: int = 64,
+        requests_per_minute: float | Mapping[str, float] | None = None,
         proxy: str | None = None,
         trust_env: bool = True,
         ssl: TlsSetting | None = None,
@@ -99,6 +105,7 @@ class FilesClient:
             timeouts=timeouts,
             retry=retry,
             max_connections=max_connections,
+            requests_per_minute=requests_per_minute,
             proxy=proxy,
             trust_env=trust_env,
         )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from aiofiles_api.errors import ConfigurationError
+from aiofiles_api.pacing import rate_of_each_endpoint
 from aiofiles_api.retry import RetryPolicy
 
 __all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key"]
@@ -80,6 +81,7 @@ class Config:
         timeouts: Bounds on silence.
         retry: How often and how patiently to try again.
         max_connections: Requests at one time.
+        requests_per_minute: How many to send to each endpoint that has a limit.
         trust_env: Whether proxies are taken from the environment.
         proxy: The URL of a proxy for every request; it may hold a password.
     """
@@ -91,6 +93,7 @@ class Config:
     timeouts: Timeouts
     retry: RetryPolicy
     max_connections: int
+    requests_per_minute: Mapping[str, float]
     trust_env: bool
     proxy: str | None = attrs.field(repr=False)
 
@@ -107,6 +110,7 @@ class Config:
         timeouts: Timeouts,
         retry: RetryPolicy,
         max_connections: int,
+        requests_per_minute: float | Mapping[str, float] | None,
         proxy: str | None,
         trust_env: bool,
         environ: Mapping[str, str] = os.environ,
@@ -140,6 +144,7 @@ class Config:
             timeouts=timeouts,
             retry=retry,
             max_connections=max_connections,
+            requests_per_minute=rate_of_each_endpoint(requests_per_minute),
             trust_env=trust_env,
             proxy=None if proxy is None else _checked_proxy(proxy),
         )

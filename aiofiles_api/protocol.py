@@ -100,7 +100,7 @@ class Request:
     @property
     def endpoint(self) -> str:
         """What a server limits together: the method, and the path without the file's id."""
-        return f"{self.method} {_ID_IN_PATH.sub('*', self.path)}"
+        return f"{self.method} /{_ID_IN_PATH.sub('{file_id}', self.path)}"
 
     def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
         """Return the absolute URL with the query of the request and of the client."""

@@ -22,6 +22,7 @@ import logging
 import random
 import ssl as ssl_module
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -171,7 +172,8 @@ class SessionManager:
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
-        self._pacing = Pacing()
+        self._pacing = Pacing(config.requests_per_minute)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._slots = asyncio.Semaphore(config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession | None = None
@@ -219,10 +221,24 @@ class SessionManager:
             self._pacing.hold_back(request.endpoint, until=now + delay)
         return max(delay, self._pacing.delay_before_retry(now=now))
 
-    async def _wait_for_turn(self, request: Request) -> None:
-        pacing, endpoint = self._pacing, request.endpoint
-        # Looked at again after each wait: it may be held for longer by then.
-        while delay := pacing.delay_before_request(endpoint, now=time.monotonic()):  # noqa: ASYNC110
+    async def _wait_for_slot(self, endpoint: str) -> asyncio.Semaphore:
+        """Return the slot that was taken, when it is also the endpoint's turn."""
+        beside = _slots_beside.get()
+        if beside is not None:
+            # Not behind those of the endpoint, the first of whom waits for a slot.
+            return await self._wait_for_both(endpoint, beside)
+        # First come, first served; and only the first one waits for the time.
+        async with self._turns[endpoint]:
+            return await self._wait_for_both(endpoint, self._slots)
+
+    async def _wait_for_both(self, endpoint: str, slots: asyncio.Semaphore) -> asyncio.Semaphore:
+        while True:
+            await slots.acquire()
+            # Looked at after each wait: it may be held for longer by then.
+            delay = self._pacing.take_turn(endpoint, now=time.monotonic())
+            if not delay:
+                return slots
+            slots.release()  # meanwhile other endpoints may have it
             await asyncio.sleep(delay)
 
     async def fetch(self, request: Request, open_body: OpenBody | None) -> Reply:
@@ -248,9 +264,7 @@ class SessionManager:
             APIError: The attempt failed; a reply with an error status is no failure here.
         """
         self._check_usable()
-        await self._wait_for_turn(request)
-        slots = _slots_beside.get() or self._slots
-        await slots.acquire()
+        slots = await self._wait_for_slot(request.endpoint)
         try:
             exchange = await self._follow(request, open_body)
         except BaseException:

@@ -30,6 +30,7 @@ class Settings(TypedDict, total=False):
     timeouts: Timeouts
     retry: RetryPolicy
     max_connections: int
+    requests_per_minute: float | Mapping[str, float] | None
     proxy: str | None
     trust_env: bool
     environ: Mapping[str, str]
@@ -46,6 +47,7 @@ def read(**settings: Unpack[Settings]) -> Config:
         "timeouts": Timeouts(),
         "retry": RetryPolicy(),
         "max_connections": 64,
+        "requests_per_minute": None,
         "proxy": None,
         "trust_env": True,
         "environ": {},
@@ -324,3 +326,12 @@ def test_the_environment_of_the_process_is_read_by_default(monkeypatch: pytest.M
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8787/v1")
     assert repr(FilesClient()) == "FilesClient(base_url='http://127.0.0.1:8787/v1')"
+
+
+def test_the_rate_is_kept_for_each_endpoint_and_can_be_seen() -> None:
+    assert read().requests_per_minute == {}
+    config = read(requests_per_minute={"POST /files": 1000})
+    assert config.requests_per_minute == {"POST /files": 1000}
+    assert "requests_per_minute={'POST /files': 1000}" in repr(config)
+    with pytest.raises(ConfigurationError, match="requests_per_minute is 0"):
+        FilesClient(api_key=KEY, requests_per_minute=0)

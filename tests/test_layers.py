@@ -34,7 +34,7 @@ ROOMS: dict[str, list[str]] = {
     "models": ["errors"],
     "retry": ["errors"],
     "pacing": ["errors"],
-    "config": ["errors", "retry"],
+    "config": ["errors", "retry", "pacing"],
     "multipart": ["errors"],
     "resume": ["errors"],
     "protocol": ["errors", "models"],

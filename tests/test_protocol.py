@@ -570,11 +570,11 @@ def test_parameters_of_a_listing_are_encoded_and_the_clients_own_follow() -> Non
 
 def test_what_a_server_limits_together_has_one_name() -> None:
     assert retrieve_request("file-1").endpoint == retrieve_request("file-2").endpoint
-    assert retrieve_request("file-1").endpoint == "GET files/*"
-    assert content_request("file-1").endpoint == "GET files/*/content"
-    assert delete_request("file-1").endpoint == "DELETE files/*"
-    assert list_request(ListQuery()).endpoint == "GET files"
-    assert upload_request("a", "text/plain").endpoint == "POST files"
+    assert retrieve_request("file-1").endpoint == "GET /files/{file_id}"
+    assert content_request("file-1").endpoint == "GET /files/{file_id}/content"
+    assert delete_request("file-1").endpoint == "DELETE /files/{file_id}"
+    assert list_request(ListQuery()).endpoint == "GET /files"
+    assert upload_request("a", "text/plain").endpoint == "POST /files"
 
 
 def test_every_upload_has_a_key_of_its_own_for_servers_that_heed_one() -> None:
