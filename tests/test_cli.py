@@ -33,7 +33,6 @@ from rich.cells import cell_len
 
 from aiofiles_api import (
     AuthenticationError,
-    FileObject,
     FilesClient,
     InternalServerError,
     RateLimitError,
@@ -41,7 +40,6 @@ from aiofiles_api import (
 )
 from aiofiles_api.__main__ import main
 from aiofiles_api.cli import app, process, run
-from aiofiles_api.cli.commands import with_distinct_names
 from aiofiles_api.cli.text import moment, one_line, printable, size, span
 from aiofiles_api.emulator import Emulator
 
@@ -74,12 +72,12 @@ def write(path: Path, content: bytes) -> str:
 def test_upload_prints_the_id_and_name_of_each_file(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
-    paths = [write(tmp_path / f"{name}.jsonl", name.encode()) for name in "abc"]
+    paths = [write(tmp_path / f"{name}.jsonl", b'"%s"' % name.encode()) for name in "abc"]
     ran = command("upload", *paths, "--purpose", "batch")
     assert (ran.status, ran.err) == (0, "")
     assert sorted(ran.lines) == sorted([file.id, file.filename] for file in server.files())
     contents = {file.filename: server.read(file.id) for file in server.files()}
-    assert contents == {"a.jsonl": b"a", "b.jsonl": b"b", "c.jsonl": b"c"}
+    assert contents == {"a.jsonl": b'"a"', "b.jsonl": b'"b"', "c.jsonl": b'"c"'}
 
 
 def test_upload_prints_one_json_object_for_each_file(
@@ -95,17 +93,18 @@ def test_upload_prints_one_json_object_for_each_file(
     assert (shown["id"], shown["bytes"], shown["filename"]) == (file.id, 2, "ä.jsonl")
 
 
-def test_upload_names_each_failure_and_goes_on(
+def test_upload_sends_nothing_where_it_knows_that_something_is_wrong(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
     good = write(tmp_path / "good", b"1")
     missing = str(tmp_path / "missing")
-    ran = command("upload", missing, good, str(tmp_path), "--purpose", "batch", "--concurrency=1")
+    ran = command("upload", missing, good, str(tmp_path), "--purpose", "vision")
     assert ran.status == 1
-    assert [file.filename for file in server.files()] == ["good"]
-    first, second = ran.err.splitlines()
-    assert first.startswith(f"aiofiles-api: the file '{missing}' cannot be read")
-    assert second.startswith(f"aiofiles-api: the file '{tmp_path}' is a directory")
+    assert server.files() == []
+    first, second, last = ran.err.splitlines()
+    assert first == f"aiofiles-api: {missing}: it cannot be read: No such file or directory"
+    assert second.startswith(f"aiofiles-api: {tmp_path}: it is a directory; pass --recursive")
+    assert last.startswith("aiofiles-api: nothing was sent")
 
 
 def test_a_failure_that_does_not_name_the_path_gets_it_in_front(
@@ -132,7 +131,7 @@ def test_upload_takes_an_expiry_in_seconds_or_with_a_unit(
     server: Server, command: CommandLine, tmp_path: Path, lifetime: str, seconds: int
 ) -> None:
     path = write(tmp_path / "a", b"1")
-    assert command("upload", path, "-p", "batch", "--expires-after", lifetime).status == 0
+    assert command("upload", path, "-p", "vision", "--expires-after", lifetime).status == 0
     (file,) = server.files()
     assert file.expires_at is not None
     assert file.expires_at - file.created_at == seconds
@@ -162,9 +161,11 @@ def test_upload_reads_a_file_on_standard_input_from_where_it_stands(
 ) -> None:
     with open(write(tmp_path / "a", b"012345"), "rb", buffering=0) as file:
         file.seek(2)
-        subprocess.run([*COMMAND, "upload", "-", "-p=batch", "--json"], stdin=file, check=True)
+        subprocess.run(
+            [*COMMAND, "upload", "-", "-p=batch", "--filename=b"], stdin=file, check=True
+        )
     (stored,) = server.files()
-    assert stored.filename == "stdin"
+    assert stored.filename == "b"
     assert server.read(stored.id) == b"2345"
 
 
@@ -172,14 +173,13 @@ def test_upload_draws_bars_on_a_terminal(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
     paths = [write(tmp_path / name, bytes(2_000_000)) for name in ("one", "[bold]two\x1b[0m")]
-    ran = command.on_terminal("upload", *paths, str(tmp_path / "none"), "--purpose", "user_data")
-    assert ran.status == 1
+    ran = command.on_terminal("upload", *paths, "--purpose", "user_data")
+    assert ran.status == 0
     for file in server.files():
         assert f"✓ {file.id}  {printable(file.filename)}  2.0 MB" in ran.out
-    assert "2 of 3 files uploaded, 1 failed" in ran.out
+    assert "2 of 2 files uploaded" in ran.out
     assert "━" in ran.out
     assert r"[bold]two\x1b[0m" in ran.out
-    assert "aiofiles-api: the file" in ran.out
 
 
 def test_bars_go_to_standard_error_where_that_alone_is_a_terminal(
@@ -201,7 +201,7 @@ def test_a_bar_tells_that_it_is_a_later_attempt(command: CommandLine, tmp_path: 
 
     path = write(tmp_path / "a", b"1")
     with scripted(reply(status="429 Slow", headers={"Retry-After": "0"}), late) as base_url:
-        options = ("--purpose=batch", "--base-url", base_url, "--api-key", KEY)
+        options = ("--purpose=vision", "--base-url", base_url, "--api-key", KEY)
         ran = command.on_terminal("upload", path, *options)
     assert ran.status == 0
     assert "attempt 2" in ran.out
@@ -357,15 +357,6 @@ def test_files_of_the_same_name_do_not_replace_one_another(
     assert [(tmp_path / name).read_text() for name in names] == ["0", "1", "2"]
 
 
-def test_names_count_as_the_same_where_a_file_system_may_think_so() -> None:
-    names = ["a.txt", "A.TXT", "x/a.txt", "x\\a_txt", "b.txt", "", "...", "a" * 300, "a" * 301]
-    files = [FileObject(f"f{n}", 1, 1, name, "batch") for n, name in enumerate(names)]
-    distinct = [file.filename for file in with_distinct_names(files)]
-    assert distinct[:3] == ["a.txt", "A-f1.TXT", "x/a-f2.txt"]
-    assert distinct[4:7] == ["b.txt", "", "...-f6"]
-    assert distinct[8] == "a" * 301 + "-f8"
-
-
 def test_download_takes_a_path_for_a_single_file(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
@@ -467,7 +458,7 @@ def test_a_dry_run_deletes_nothing(server: Server, command: CommandLine, yes: li
     assert ran.lines == [[file.id, "a"]]
     assert command("delete", file.id, "file-none", "--dry-run", "--missing-ok").status == 0
     shown = command.on_terminal("delete", file.id, "--dry-run", *yes).out
-    assert "1 file would be deleted" in shown
+    assert "1 file, 1 B, would be deleted" in shown
     assert server.files() == [file]
 
 
@@ -479,7 +470,7 @@ def test_delete_asks_on_a_terminal(
     ran = command.on_terminal("delete", files[0].id, types=answer)
     assert ran.status == status
     assert f"  {files[0].id}  {SHOWN}  1 B" in ran.out
-    assert "Delete 1 file for ever? [y/N]" in ran.out
+    assert "Delete 1 file, 1 B, for ever? [y/N]" in ran.out
     assert ("nothing was deleted" in ran.out) == (status == 1)
     assert server.files() == (files if status else files[1:])
 
@@ -653,7 +644,7 @@ def test_an_ascii_terminal_gets_ok_for_a_tick(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a", b"1")
-    ran = command.on_terminal("upload", path, "-p", "batch", encoding="ascii")
+    ran = command.on_terminal("upload", path, "-p", "vision", encoding="ascii")
     assert f"ok {server.files()[0].id}" in ran.out
 
 
@@ -673,7 +664,7 @@ def test_a_full_disk_is_told_in_one_line(server: Server, tmp_path: Path) -> None
     paths = [write(tmp_path / name, b"1") for name in "ab"]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [*COMMAND, "upload", *paths, "--purpose=batch"],
+            [*COMMAND, "upload", *paths, "--purpose=vision"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -686,7 +677,7 @@ def test_a_full_disk_is_told_in_one_line(server: Server, tmp_path: Path) -> None
 def test_closed_streams_do_no_harm(server: Server, tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"1")
     done = subprocess.run(
-        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, "upload", path, "--purpose=batch"],
+        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, "upload", path, "--purpose=vision"],
         check=False,
     )
     assert done.returncode == 0
@@ -756,7 +747,7 @@ async def test_ctrl_c_leaves_nothing_of_a_download(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_ctrl_c_ends_an_upload_from_a_silent_pipe() -> None:
-    arguments = ("upload", "-", "--purpose=batch")
+    arguments = ("upload", "-", "--purpose=batch", "--filename=piped")
     async with (
         raw_server(silence) as raw,
         started(*COMMAND, *arguments, OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,
@@ -768,7 +759,7 @@ async def test_ctrl_c_ends_an_upload_from_a_silent_pipe() -> None:
         await asyncio.sleep(0.3)
         ran = await ended(child, signal.SIGINT)
     assert ran.status == 130
-    assert ran.err == "aiofiles-api: interrupted: 0 of 1 files uploaded\n"
+    assert ran.err == "aiofiles-api: interrupted: 0 of 1 file uploaded\n"
 
 
 @pytest.mark.anyio

@@ -5,10 +5,14 @@ from __future__ import annotations
 from cyclopts import App, Parameter
 
 from aiofiles_api import __version__
-from aiofiles_api.cli.commands import delete, download, info, list_, upload
+from aiofiles_api.cli.commands import info, list_
+from aiofiles_api.cli.delete import delete
 from aiofiles_api.cli.demo import demo
+from aiofiles_api.cli.download import download
+from aiofiles_api.cli.journal import journal
 from aiofiles_api.cli.screen import NAME
 from aiofiles_api.cli.serve import serve
+from aiofiles_api.cli.upload import upload
 
 __all__ = ["app"]
 
@@ -33,6 +37,7 @@ app.command(demo, sort_key=0)
 app.command(upload, usage=_usage("upload", "--purpose PURPOSE [OPTIONS] PATH..."), sort_key=1)
 app.command(list_, name="list", sort_key=2)
 app.command(info, usage=_usage("info", "[OPTIONS] ID..."), sort_key=3)
-app.command(download, usage=_usage("download", "[OPTIONS] ID..."), sort_key=4)
-app.command(delete, usage=_usage("delete", "[OPTIONS] ID..."), sort_key=5)
-app.command(serve, sort_key=6)
+app.command(download, usage=_usage("download", "[OPTIONS] ID... | --all"), sort_key=4)
+app.command(delete, usage=_usage("delete", "[OPTIONS] ID... | --all"), sort_key=5)
+app.command(journal, sort_key=6)
+app.command(serve, sort_key=7)

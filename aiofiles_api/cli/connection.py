@@ -28,8 +28,8 @@ class Connection:
     base_url: Annotated[str | None, Parameter(group=_GROUP)] = None
     api_key: Annotated[str | None, Parameter(group=_GROUP)] = attrs.field(default=None, repr=False)
 
-    def client(self, *, concurrency: int = 1) -> FilesClient:
-        """Return a client with at least so many connections.
+    def client(self, *, concurrency: int = 1, rpm: float | None = None) -> FilesClient:
+        """Return a client with at least so many connections, and at most so many requests a minute.
 
         Raises:
             ConfigurationError: There is no key, or the address cannot work.
@@ -38,4 +38,5 @@ class Connection:
             base_url=self.base_url,
             api_key=self.api_key,
             max_connections=max(concurrency, 64),
+            requests_per_minute=rpm,
         )

@@ -13,22 +13,52 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
 
 import anyio
 
-from aiofiles_api import FileObject, ProgressSink
-from aiofiles_api.cli.text import Result, Step, file_fields, json_line, one_line, printable
+from aiofiles_api import FileObject, JournalEntry, Progress, ProgressSink
+from aiofiles_api.cli.text import (
+    Result,
+    Step,
+    entry_fields,
+    file_fields,
+    json_line,
+    one_line,
+    printable,
+)
 
 if TYPE_CHECKING:
     from aiofiles_api.cli.terminal import Terminal
 
-__all__ = ["NAME", "Screen", "Track"]
+__all__ = ["NAME", "Screen", "Track", "Watch"]
 
 NAME = "aiofiles-api"
 
 Track: TypeAlias = Callable[[str, int | None], AbstractContextManager[ProgressSink | None]]
 """Given a name and a length, opens a context for one transfer, and gives the sink for it."""
+
+
+class Watch(Protocol):
+    """Follows many transfers, which are known by any key that is theirs alone."""
+
+    def move(self, key: int, title: str, progress: Progress) -> None:
+        """Take note of how far a transfer is."""
+        ...
+
+    def end(self, key: int, size: int | None, *, has_failed: bool, was_done: bool) -> None:
+        """Take note that a transfer has ended, or was done before."""
+        ...
+
+
+class _NoWatch:
+    """Follows nothing."""
+
+    def move(self, key: int, title: str, progress: Progress) -> None:
+        pass
+
+    def end(self, key: int, size: int | None, *, has_failed: bool, was_done: bool) -> None:
+        pass
 
 
 class Screen:
@@ -49,12 +79,17 @@ class Screen:
 
     # --- results -------------------------------------------------------------------------------
 
-    async def result(self, result: Result) -> None:
-        """Print a line for what was done."""
-        if self._is_pretty:
-            self._output.print_result(result)
-        else:
+    async def result(self, result: Result, *, is_one_of_many: bool = False) -> None:
+        """Print a line for what was done; not to a person, if it is one of many."""
+        if not self._is_pretty:
             await self._lines([result.json if self._as_json else _tabbed(result.fields)])
+        elif not is_one_of_many:
+            self._output.print_result(result)
+
+    async def failure(self, json: str) -> None:
+        """Print a line of JSON for what came to nothing, where lines of JSON are wanted."""
+        if self._as_json:
+            await self._lines([json])
 
     async def files(self, files: Sequence[FileObject]) -> None:
         """Print a row or a line for each file."""
@@ -63,6 +98,14 @@ class Screen:
         else:
             line = json_line if self._as_json else _file_line
             await self._lines([line(file) for file in files])
+
+    async def entries(self, entries: Sequence[JournalEntry]) -> None:
+        """Print a row or a line for each entry of a journal."""
+        if self._is_pretty:
+            await self._in_thread(partial(self._output.print_entries, entries))
+        else:
+            line = json_line if self._as_json else _entry_line
+            await self._lines([line(entry) for entry in entries])
 
     async def details(self, files: Sequence[FileObject]) -> None:
         """Print all that is known of each file."""
@@ -127,6 +170,15 @@ class Screen:
                 yield bars.track
         else:
             yield partial(self._told, done) if keep else _no_bar
+
+    @contextmanager
+    def watching(self, done: str, *, count: int, total: int | None) -> Iterator[Watch]:
+        """Draw how far many transfers are, where there is a terminal; see `Terminal.watching`."""
+        if self._can_draw:
+            with self._canvas.watching(done, count=count, total=total) as watch:
+                yield watch
+        else:
+            yield _NoWatch()
 
     @contextmanager
     def waiting(self, what_for: str) -> Iterator[Callable[[], None]]:
@@ -201,6 +253,10 @@ def _no_bar(_name: str, _total: int | None) -> AbstractContextManager[None]:
 
 def _file_line(file: FileObject) -> str:
     return _tabbed(file_fields(file))
+
+
+def _entry_line(entry: JournalEntry) -> str:
+    return _tabbed(entry_fields(entry))
 
 
 def _tabbed(fields: Iterable[str]) -> str:

@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from aiofiles_api import FileObject
-from aiofiles_api.cli.bars import Bars
+from aiofiles_api import FileObject, JournalEntry
+from aiofiles_api.cli.bars import Bars, Flight
 from aiofiles_api.cli.rows import FileRows, short_moment
-from aiofiles_api.cli.text import Result, Step, printable, size
+from aiofiles_api.cli.text import Result, Step, one_line, printable, size
 
 __all__ = ["Terminal"]
+
+_STATE_STYLES = {"done": "green", "failed": "red", "started": "yellow", "planned": "dim"}
 
 _ROWS_AT_A_TIME = 100
 """So few that the first ones are seen at once."""
@@ -71,6 +73,22 @@ class Terminal:
         for start in range(0, len(files), _ROWS_AT_A_TIME):
             rows = self._rows.rows(files[start : start + _ROWS_AT_A_TIME])
             self.console.print(rows, soft_wrap=True, end="")
+
+    def print_entries(self, entries: Sequence[JournalEntry]) -> None:
+        """Print a row for each entry of a journal, with the reason below where there is one."""
+        for entry in entries:
+            row = Text.assemble(
+                (f"{entry.state:<8}", _STATE_STYLES[entry.state]),
+                f" {entry.kind:<8} ",
+                (f"{short_moment(int(entry.updated_at))}  ", "dim"),
+                f"{'' if entry.size is None else size(entry.size):>8}  ",
+                printable(entry.key),
+            )
+            if entry.file_id is not None and entry.file_id != entry.key:
+                row.append(f"  {printable(entry.file_id)}", style="cyan")
+            if entry.reason is not None:
+                row.append(f"\n         {one_line(entry.reason)}", style="dim")
+            self.print_line(row)
 
     def print_details(self, files: Iterable[FileObject]) -> None:
         """Print the fields of each file one below the other."""
@@ -136,6 +154,20 @@ class Terminal:
         with bars.drawing:
             yield bars
             bars.end()
+
+    @contextmanager
+    def watching(self, done: str, *, count: int, total: int | None) -> Iterator[Flight]:
+        """Draw how far many transfers are, while the context is open; the last state stays.
+
+        Args:
+            done: What is done to the files, as in "uploaded".
+            count: How many files there are.
+            total: Their bytes; `None` where files count, and not bytes.
+        """
+        flight = Flight(self.console, done, count=count, total=total)
+        with flight.drawing:
+            yield flight
+            flight.land()
 
     @property
     def _tick(self) -> str:

@@ -14,13 +14,17 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from aiofiles_api import FileObject
+from aiofiles_api import FileObject, FilesError, JournalEntry
 
 __all__ = [
     "Result",
     "Step",
+    "complaint",
     "duration",
+    "entry_fields",
+    "failure_line",
     "file_fields",
+    "files_of",
     "json_line",
     "moment",
     "one_line",
@@ -119,6 +123,19 @@ def file_fields(file: FileObject) -> tuple[str, ...]:
     return (file.id, str(file.bytes), moment(file.created_at), file.purpose, file.filename)
 
 
+def entry_fields(entry: JournalEntry) -> tuple[str, ...]:
+    """Return the fields of a journal entry's line for scripts; the last one may hold spaces."""
+    return (
+        entry.state,
+        entry.kind,
+        entry.key,
+        entry.file_id or "",
+        str(entry.attempts),
+        moment(int(entry.updated_at)),
+        one_line(entry.reason or ""),
+    )
+
+
 def json_line(value: attrs.AttrsInstance, **more: object) -> str:
     """Return a value of the API as one line of JSON, in ASCII: safe in every terminal and pipe."""
     fields = attrs.asdict(value)
@@ -126,6 +143,23 @@ def json_line(value: attrs.AttrsInstance, **more: object) -> str:
     if isinstance(extra, Mapping):
         fields = {**extra, **fields}
     return json.dumps({**fields, **more}, default=str)
+
+
+def files_of(count: int) -> str:
+    """Return a number of files as people say it."""
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def complaint(name: str, error: FilesError) -> str:
+    """Return what is wrong with a file, with its name in it."""
+    message = str(error)
+    return message if name in message else f"{name}: {message}"
+
+
+def failure_line(kind: str, name: str, error: FilesError, attempts: int) -> str:
+    """Return what became of a file that came to nothing as one line of JSON."""
+    fields = {kind: name, "error": type(error).__name__, "message": str(error)}
+    return json.dumps({**fields, "attempts": attempts})
 
 
 def duration(text: str) -> timedelta:

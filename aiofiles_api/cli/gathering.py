@@ -1,0 +1,212 @@
+"""From the paths on a command line to the files that are to be sent: found, checked and counted.
+
+Everything is looked at before anything is sent, so that all that is wrong is told at once. What is
+found goes to a spool, whatever its number, and what is sent is exactly what was checked.
+
+It is a generator that works in small steps, so that a thread can be called back between two.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+
+import attrs
+
+from aiofiles_api import UploadItem
+from aiofiles_api.cli.preflight import LONGEST_LINE, Check, LineCheck, has_lines, problem_of
+from aiofiles_api.cli.spool import Spool
+
+__all__ = ["Gathering", "Local", "Wanted", "read_list"]
+
+_MOST_PROBLEMS = 20
+_LINES_A_STEP = 200
+_LONGEST_PATH = 64 * 1024
+
+
+@attrs.frozen
+class Local(UploadItem):
+    """A file that is to be sent.
+
+    Attributes:
+        path: Where it is, or "-".
+        size: Its bytes when it was looked at, if known.
+    """
+
+    path: str = attrs.field(kw_only=True)
+    size: int | None = attrs.field(kw_only=True)
+
+    @property
+    def sent_as(self) -> str:
+        """The name that it has on the server."""
+        return self.filename or os.path.basename(self.path)
+
+
+@attrs.frozen
+class Wanted:
+    """Which files are wanted, and what they have to be.
+
+    Attributes:
+        purpose: What they are for.
+        filename: The name that the server shall give to a single file.
+        recursive: Whether directories are gone through.
+        include: Globs; of what is in directories, only files that one of them fits.
+        exclude: Globs; files and directories in directories that one of them fits are left out.
+        checks: What is looked at.
+    """
+
+    purpose: str
+    filename: str | None = None
+    recursive: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    checks: frozenset[Check] = frozenset()
+
+
+class Gathering:
+    """Finds and checks files.
+
+    Args:
+        wanted: Which ones.
+        found: Where they are put.
+
+    Attributes:
+        bytes: How many bytes they have.
+        problems: The first ones, each in a line.
+        count_of_problems: How many there are in all.
+    """
+
+    def __init__(self, wanted: Wanted, found: Spool[Local]) -> None:
+        self.bytes = 0
+        self.problems: list[str] = []
+        self.count_of_problems = 0
+        self._wanted = wanted
+        self._found = found
+        self._entered: set[tuple[int, int]] = set()
+
+    def steps(self, paths: Iterable[str | None]) -> Iterator[None]:
+        """Go through paths, step by step; `None` stands for none yet."""
+        for path in paths:
+            if path is None:
+                yield
+                continue
+            try:
+                info = os.stat(path)
+            except (OSError, ValueError) as error:
+                self._complain(path, f"it cannot be read: {_reason(error)}")
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                yield from self._enter(path, info)
+            else:
+                yield from self._look_at(path, info)
+            yield
+
+    def _enter(self, path: str, info: os.stat_result) -> Iterator[None]:
+        if self._wanted.recursive:
+            yield from self._walk(path, "", info)
+        else:
+            self._complain(path, "it is a directory; pass --recursive for the files in it")
+
+    def _walk(self, root: str, below: str, info: os.stat_result) -> Iterator[None]:
+        # Each directory but once: a symbolic link may lead back to where we come from.
+        identity = (info.st_dev, info.st_ino)
+        if identity in self._entered:
+            return
+        self._entered.add(identity)
+        directory = os.path.join(root, below)
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError as error:
+            self._complain(directory, f"it cannot be read: {_reason(error)}")
+            return
+        for name in names:
+            yield from self._visit(root, os.path.join(below, name))
+            yield
+
+    def _visit(self, root: str, below: str) -> Iterator[None]:
+        path = os.path.join(root, below)
+        if _fits(below, self._wanted.exclude):
+            return
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            self._complain(path, f"it cannot be read: {_reason(error)}")
+            return
+        if stat.S_ISDIR(info.st_mode):
+            yield from self._walk(root, below, info)
+        elif stat.S_ISREG(info.st_mode) and (
+            not self._wanted.include or _fits(below, self._wanted.include)
+        ):
+            yield from self._look_at(path, info)
+
+    def _look_at(self, path: str, info: os.stat_result) -> Iterator[None]:
+        size = info.st_size if stat.S_ISREG(info.st_mode) else None
+        if size is not None:
+            problem = self._problem_of(path, size)
+            if (
+                problem is None
+                and "json" in self._wanted.checks
+                and has_lines(self._wanted.purpose)
+            ):
+                lines = LineCheck()
+                try:
+                    yield from _check_lines(path, lines)
+                except OSError as error:
+                    lines.problem = f"it cannot be read: {_reason(error)}"
+                problem = lines.problem
+            if problem is not None:
+                self._complain(path, problem)
+                return
+        self.bytes += size or 0
+        self._found.append(Local(path, self._wanted.filename, path=path, size=size))
+
+    def _problem_of(self, path: str, size: int) -> str | None:
+        name = self._wanted.filename or os.path.basename(path)
+        return problem_of(name, size, self._wanted.purpose, self._wanted.checks)
+
+    def _complain(self, path: str, problem: str) -> None:
+        self.count_of_problems += 1
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(f"{path}: {problem}")
+
+
+def read_list(chunks: Iterable[bytes | None], separator: bytes) -> Iterator[str | None]:
+    """Yield the paths of a list, without empty ones, and `None` while nothing comes."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + (chunk or b"")).split(separator)
+        # What is longer than any path is no list, and must not fill the memory.
+        rest = rest[:_LONGEST_PATH]
+        yield from (os.fsdecode(path) for path in whole if path)
+        yield None
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _check_lines(path: str, lines: LineCheck) -> Iterator[None]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                lines.pass_over()
+                _drop_line(file.readline)
+            elif not lines.take(line):
+                return
+            if number % _LINES_A_STEP == 0:
+                yield
+
+
+def _drop_line(readline: Callable[[int], bytes]) -> None:
+    while (rest := readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _fits(path: str, patterns: Iterable[str]) -> bool:
+    """Return whether a glob fits: one with a slash the path below the directory, else the name."""
+    name = os.path.basename(path)
+    return any(fnmatchcase(path if "/" in one else name, one) for one in patterns)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,0 +1,63 @@
+"""A list of any length that is gone through later: in memory while it is short, then on disk."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from itertools import islice
+from tempfile import SpooledTemporaryFile
+from types import TracebackType
+from typing import Generic, Self, TypeVar, cast
+
+from aiofiles_api.cli.thread import in_thread
+
+__all__ = ["Spool", "batches"]
+
+T = TypeVar("T")
+
+_MEMORY = 8 * 1024 * 1024
+"""Bytes that are kept in memory."""
+
+_AT_A_TIME = 1000
+"""Values that are taken in one visit to a thread."""
+
+
+class Spool(Generic[T]):
+    """What is appended can be iterated over afterwards; both may touch the disk.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._file = SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed at the exit
+
+    def append(self, value: T) -> None:
+        """Put a value at the end."""
+        pickle.dump(value, self._file)
+        self.count += 1
+
+    def __iter__(self) -> Iterator[T]:
+        self._file.seek(0)
+        for _ in range(self.count):
+            # A file without a name: nobody else has written it.
+            yield cast("T", pickle.load(self._file))  # noqa: S301 - see above
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+async def batches(values: Iterable[T]) -> AsyncGenerator[list[T], None]:
+    """Yield lists of values, whose iteration may block."""
+    iterator = iter(values)
+    while batch := await in_thread(lambda: list(islice(iterator, _AT_A_TIME))):
+        yield batch
