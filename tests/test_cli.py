@@ -177,7 +177,7 @@ def test_upload_draws_bars_on_a_terminal(
     assert ran.status == 0
     for file in server.files():
         assert f"✓ {file.id}  {printable(file.filename)}  2.0 MB" in ran.out
-    assert "2 of 2 files uploaded" in ran.out
+    assert "2 of 2 uploaded" in ran.out
     assert "━" in ran.out
     assert r"[bold]two\x1b[0m" in ran.out
 

@@ -195,9 +195,10 @@ class Flight:
         return self._count if self._total is None else max(self._total, self._moved)
 
     def _counts(self) -> str:
-        counts = f"{self._finished + self._before:,} of {self._count:,} files {self._done}"
-        before = f", {self._before:,} of them before" if self._before else ""
-        return counts + before + (f", {self._failed:,} failed" if self._failed else "")
+        # Shortest first: what does not fit is cut at the end.
+        counts = f"{self._finished + self._before:,} of {self._count:,} {self._done}"
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        return counts + failed + (f", {self._before:,} before" if self._before else "")
 
 
 def _row(transfer: _Transfer, now: float) -> Task:

@@ -209,4 +209,6 @@ def _fits(path: str, patterns: Iterable[str]) -> bool:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "it is no path"  # it holds a NUL

@@ -1,0 +1,638 @@
+"""The command line for many files: what is found, checked, sent, shown, and told in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from command_line import COMMAND, CommandLine, Server, emulated, ended, scripted, started
+from conftest import KEY, reply
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from aiofiles_api import FileObject, Progress
+from aiofiles_api.__main__ import main
+from aiofiles_api.cli.bars import Flight
+from aiofiles_api.cli.concurrently import concurrently
+from aiofiles_api.cli.gathering import Gathering, Local, Wanted, read_list
+from aiofiles_api.cli.preflight import CHECKS, Check, LineCheck, problem_of
+from aiofiles_api.cli.selection import Selection
+from aiofiles_api.cli.spool import Spool, batches
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Run an emulator, and have the environment point at it."""
+    with emulated() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield server
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+def write(path: Path, content: bytes = b"{}\n") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def names(server: Server) -> list[str]:
+    return sorted(file.filename for file in server.files())
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def gathered(*paths: str | None, **wanted: object) -> tuple[list[str], Gathering]:
+    """Return the paths of the files that are found, and what else is known."""
+    with Spool[Local]() as found:
+        gathering = Gathering(Wanted("batch", **wanted), found)  # type: ignore[arg-type]
+        for _ in gathering.steps(paths):
+            pass
+        return [file.path for file in found], gathering
+
+
+def test_directories_are_gone_through_in_order(tmp_path: Path) -> None:
+    below = ["b/1", "b/2", "b/a/3", "c", "a0"]
+    for name in below:
+        write(tmp_path / name)
+    found, gathering = gathered(str(tmp_path), recursive=True)
+    assert found == sorted(str(tmp_path / name) for name in below)
+    assert gathering.bytes == 3 * len(below)
+    assert gathering.problems == []
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    found, gathering = gathered(str(tmp_path))
+    assert found == []
+    assert gathering.problems == [
+        f"{tmp_path}: it is a directory; pass --recursive for the files in it"
+    ]
+
+
+def test_globs_choose_by_name_and_with_a_slash_by_path(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.jsonl", "x/b.jsonl", "x/y/c.jsonl", ".git/d.jsonl"):
+        write(tmp_path / name)
+
+    def chosen(**wanted: object) -> list[str]:
+        found, _ = gathered(str(tmp_path), recursive=True, **wanted)
+        return [os.path.relpath(path, tmp_path) for path in found]
+
+    assert chosen(include=("*.jsonl",), exclude=(".git",)) == [
+        "a.jsonl",
+        "x/b.jsonl",
+        "x/y/c.jsonl",
+    ]
+    assert chosen(include=("x/*",)) == ["x/b.jsonl", "x/y/c.jsonl"]
+    assert chosen(exclude=("x/y", "*.jsonl")) == ["a.txt"]
+
+
+def test_globs_are_for_directories_and_not_for_files_that_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt")
+    assert gathered(path, include=("*.jsonl",), exclude=("*.txt",))[0] == [path]
+
+
+def test_links_that_lead_back_end_the_way_and_others_are_followed(tmp_path: Path) -> None:
+    write(tmp_path / "a/1")
+    (tmp_path / "a/back").symlink_to(tmp_path)
+    (tmp_path / "a/self").symlink_to(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a/1")
+    found, gathering = gathered(str(tmp_path), recursive=True)
+    assert found == [str(tmp_path / "a/1"), str(tmp_path / "link")]
+    assert gathering.problems == []
+
+
+def test_what_cannot_be_read_is_told_and_what_is_no_file_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    listdir = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if path == str(locked):
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    found, gathering = gathered(str(tmp_path), "a\0b", recursive=True)
+    assert found == []
+    assert gathering.problems == [
+        f"{tmp_path}/broken: it cannot be read: No such file or directory",
+        f"{locked}: it cannot be read: Permission denied",
+        "a\0b: it cannot be read: it is no path",
+    ]
+
+
+def test_a_pipe_that_is_named_is_sent_though_nobody_knows_its_length(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    found, gathering = gathered(str(tmp_path / "fifo"), None, checks=CHECKS)
+    assert found == [str(tmp_path / "fifo")]
+    assert gathering.bytes == 0
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0\n", codec="utf-8"), max_size=20)),
+    st.lists(st.integers(1, 10), min_size=1),
+)
+def test_a_list_is_read_however_it_is_cut(paths: list[str], cuts: list[int]) -> None:
+    for separator in (b"\0", b"\n"):
+        data = separator.join(path.encode() for path in paths)
+        chunks: list[bytes | None] = []
+        while data:
+            cut = cuts[len(chunks) % len(cuts)]
+            chunks += [data[:cut], None]
+            data = data[cut:]
+        read = [path for path in read_list(chunks, separator) if path is not None]
+        assert read == [path for path in paths if path]
+
+
+def test_a_list_without_an_end_of_line_does_not_fill_the_memory() -> None:
+    read = [path for path in read_list([b"x" * MIB] * 5, b"\n") if path is not None]
+    assert len(read[0]) <= 2 * MIB
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filename", "size", "purpose", "check", "text"),
+    [
+        ("a.jsonl", 0, "batch", "empty", "empty"),
+        ("a.pdf", 512 * MIB + 1, "user_data", "size", "allows 512 MB"),
+        ("a.jsonl", 200 * MIB + 1, "batch", "size", "allows 200 MB"),
+        ("a.json", 1, "batch", "suffix", ".jsonl"),
+        ("a.txt", 1, "fine-tune", "suffix", ".jsonl"),
+    ],
+)
+def test_what_the_service_would_refuse_is_known_before(
+    filename: str, size: int, purpose: str, check: Check, text: str
+) -> None:
+    assert text in (problem_of(filename, size, purpose, CHECKS) or "")
+    assert text in (problem_of(filename, size, purpose, {check}) or "")
+    assert problem_of(filename, size, purpose, CHECKS - {check}) is None
+
+
+@pytest.mark.parametrize(
+    ("filename", "size", "purpose"),
+    [
+        ("a.pdf", 512 * MIB, "user_data"),
+        ("A.JSONL", 200 * MIB, "batch"),
+        ("a.jsonl", 201 * MIB, "fine-tune"),
+        ("a", 1, "purpose of its own"),
+    ],
+)
+def test_what_it_takes_is_no_problem(filename: str, size: int, purpose: str) -> None:
+    assert problem_of(filename, size, purpose, CHECKS) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([b'{"a": 1}\n', b"\n", b"[]"], None),
+        ([b"{}\n", b"{'a': 1}\n", b"x\n"], "line 2 is not JSON"),
+        ([b'{"a": NaN}'], "line 1 is not JSON"),
+        ([b"\xff\xfe"], "line 1 is not JSON"),
+        ([b"[" * 100_000], "line 1 is not JSON"),
+    ],
+    ids=repr,
+)
+def test_each_line_must_be_json(lines: list[bytes], problem: str | None) -> None:
+    check = LineCheck()
+    taken = [check.take(line) for line in lines if check.problem is None]
+    assert all(taken) == (problem is None)
+    assert check.problem == problem
+
+
+def test_lines_are_looked_at_where_the_purpose_has_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.cli.gathering.LONGEST_LINE", 100)
+    good = write(tmp_path / "good.jsonl", b"{}\n" * 1000)
+    bad = write(tmp_path / "bad.jsonl", b"{}\n" * 1000 + b"{\n")
+    long = write(tmp_path / "long.jsonl", b"x" * 1000 + b"\nx\n")
+    found, gathering = gathered(good, bad, long, checks=frozenset({"json"}))
+    assert found == [good]
+    assert gathering.problems == [
+        f"{bad}: line 1,001 is not JSON",
+        f"{long}: line 2 is not JSON",
+    ]
+    assert len(gathered(good, bad, long, checks=CHECKS - {"json"})[0]) == 3
+
+
+def test_a_file_that_goes_away_while_it_is_looked_at_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl")
+
+    def vanish(*_: object) -> str | None:
+        os.remove(path)
+        return None
+
+    monkeypatch.setattr("aiofiles_api.cli.gathering.problem_of", vanish)
+    found, gathering = gathered(path, checks=CHECKS)
+    assert found == []
+    assert gathering.problems == [f"{path}: it cannot be read: No such file or directory"]
+
+
+def test_upload_tells_all_that_is_wrong_and_sends_nothing(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    write(tmp_path / "good.jsonl")
+    for number in range(30):
+        write(tmp_path / f"{number}.jsonl", b"")
+    ran = command("upload", str(tmp_path), "-r", "-p", "batch")
+    assert (ran.status, ran.out) == (1, "")
+    *problems, more, last = ran.err.splitlines()
+    assert len(problems) == 20
+    assert all(line.endswith(".jsonl: it is empty") for line in problems)
+    assert more == "aiofiles-api: and 10 more"
+    assert "--no-check" in last
+    assert server.files() == []
+
+
+@pytest.mark.parametrize("no_check", ["suffix,json", "all"])
+def test_checks_can_be_switched_off(
+    server: Server, command: CommandLine, tmp_path: Path, no_check: str
+) -> None:
+    path = write(tmp_path / "a.txt", b"{")
+    assert command("upload", path, "-p", "batch", "--no-check", no_check).status == 0
+    assert names(server) == ["a.txt"]
+
+
+# --- upload --------------------------------------------------------------------------------------
+
+
+def test_upload_takes_directories_and_lists(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    for name in ("a/1.jsonl", "a/b/2.jsonl", "a/3.txt", "4.jsonl", "5 .jsonl"):
+        write(tmp_path / name)
+    listed = f"{tmp_path}/4.jsonl\0\0{tmp_path}/5 .jsonl".encode()
+    arguments = ["upload", f"{tmp_path}/a", "-", "-0rp", "batch", "--include=*.jsonl"]
+    done = subprocess.run(
+        [*COMMAND, *arguments], input=listed, capture_output=True, text=False, check=True
+    )
+    assert len(done.stdout.splitlines()) == 4
+    assert names(server) == ["1.jsonl", "2.jsonl", "4.jsonl", "5 .jsonl"]
+
+
+def test_a_dry_run_shows_what_would_be_sent(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    ran = command("upload", *paths, "-p", "batch", "--dry-run")
+    assert ran.lines == [[path, "3"] for path in paths]
+    ran = command("upload", paths[0], "-p", "batch", "-n", "--json", "--filename=c.jsonl")
+    assert json.loads(ran.out) == {"path": paths[0], "bytes": 3, "filename": "c.jsonl"}
+    shown = command.on_terminal("upload", *paths, "-p", "batch", "-n").out
+    assert "2 files, 6 B, would be uploaded" in shown
+    assert server.files() == []
+
+
+def test_existing_files_are_left_out(server: Server, command: CommandLine, tmp_path: Path) -> None:
+    stored = server.put(b"same", "a")
+    server.put(b"diff", "b")
+    server.put(b"same", "c", "vision")
+    for name in "abc":
+        write(tmp_path / name, b"same")
+    options = ("-r", "--purpose=user_data", "--skip-existing", "--json")
+    ran = command("upload", str(tmp_path), *options)
+    told = {Path(one["path"]).name: one for one in map(json.loads, ran.out.splitlines())}
+    assert {name: one["attempts"] for name, one in told.items()} == {"a": 0, "b": 1, "c": 1}
+    assert told["a"]["id"] == stored.id
+    assert names(server) == ["a", "b", "b", "c", "c"]
+    assert command("upload", str(tmp_path), *options).status == 0
+    assert len(server.files()) == 5
+
+
+EXISTING = '{"id": "file-1", "bytes": 1, "created_at": 1, "filename": "a", "purpose": "vision"}'
+LISTING = f'{{"object": "list", "data": [{EXISTING}], "has_more": false}}'
+
+
+@pytest.mark.parametrize(("status", "attempts"), [("400 No", 0), ("403 No", 0), ("404 No", 1)])
+def test_what_may_not_be_read_is_the_same_if_name_and_size_are(
+    command: CommandLine, tmp_path: Path, status: str, attempts: int
+) -> None:
+    path = write(tmp_path / "a", b"1")
+    with scripted(reply(LISTING), reply(status=status), reply(EXISTING)) as base_url:
+        options = ("--skip-existing", "--json", "--base-url", base_url, "--api-key", KEY)
+        ran = command("upload", path, "-p", "vision", *options)
+    assert ran.status == 0
+    assert json.loads(ran.out)["attempts"] == attempts
+
+
+def test_a_file_that_cannot_be_compared_is_left_to_the_upload(
+    server: Server, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(b"1", "a")
+    path = write(tmp_path / "a", b"1")
+
+    def vanish(path: str) -> str:
+        os.remove(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("aiofiles_api.cli.existing._digest_of", vanish)
+    ran = command("upload", path, "-p", "user_data", "--skip-existing")
+    assert ran.status == 1
+    assert "cannot be read" in ran.err
+
+
+def test_failures_are_named_in_the_end_with_what_to_do(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / str(number)) for number in range(25)]
+    ran = command("upload", *paths, "-p", "no-such-purpose", "--json")
+    assert ran.status == 1
+    *named, more, last = ran.err.splitlines()
+    assert len(named) == 20
+    assert all(": 400" in line for line in named)
+    assert more == "aiofiles-api: and 5 more"
+    assert last == (
+        "aiofiles-api: 25 of 25 files failed;"
+        " with --journal FILE, running it again would do only what is missing"
+    )
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert sorted(one["path"] for one in told) == sorted(paths)
+    assert {(one["error"], one["attempts"]) for one in told} == {("BadRequestError", 1)}
+    assert "no-such-purpose" in told[0]["message"]
+
+
+def test_fail_fast_stops_at_the_first_failure(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / str(number)) for number in range(25)]
+    options = ("--fail-fast", "--concurrency=1", "--json")
+    ran = command("upload", *paths, "-p", "no-such-purpose", *options)
+    assert ran.status == 1
+    assert len(ran.out.splitlines()) == 1
+
+
+def test_many_files_get_one_bar_and_no_line_each(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    for number in range(30):
+        write(tmp_path / str(number))
+    ran = command.on_terminal("upload", str(tmp_path), "-r", "-p", "vision", "--rpm=100000")
+    assert ran.status == 0
+    assert "30 of 30 uploaded" in ran.out
+    assert "✓" not in ran.out
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def test_download_takes_all_that_fit(server: Server, command: CommandLine, tmp_path: Path) -> None:
+    for name, purpose in (("a.txt", "vision"), ("b.txt", "batch"), ("b.bin", "batch")):
+        server.put(name.encode(), name, purpose)
+    out = f"{tmp_path}/out/"
+    ran = command("download", "--all", "-o", out, "-p=batch", "--filename=*.txt")
+    assert ran.status == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.txt"]
+    assert command("download", "--all", "-o", out, "--older-than=1d").lines == []
+    assert len(command("download", "--all", "-o", out, "--newer-than=1d").lines) == 3
+
+
+def test_ids_that_are_not_found_are_failures_among_others(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"1", "a")
+    ran = command("download", file.id, "file-none", "-o", f"{tmp_path}/", "--json")
+    assert ran.status == 1
+    failure, done = map(json.loads, ran.out.splitlines())
+    assert (failure["id"], failure["error"]) == ("file-none", "NotFoundError")
+    assert (done["file_id"], done["attempts"]) == (file.id, 1)
+    assert "1 of 2 files failed" in ran.err
+
+
+def test_download_goes_on_from_what_was_kept(
+    command: CommandLine, server: Server, tmp_path: Path
+) -> None:
+    file = server.put(b"0123456789", "a")
+    assert command("download", file.id, "-o", f"{tmp_path}/b", "--resume").status == 0
+    assert (tmp_path / "b").read_bytes() == b"0123456789"
+
+
+# --- delete --------------------------------------------------------------------------------------
+
+
+def test_delete_takes_all_that_fit(server: Server, command: CommandLine) -> None:
+    for name, purpose in (("a.txt", "vision"), ("b.txt", "batch"), ("b.bin", "batch")):
+        server.put(b"1", name, purpose)
+    ran = command("delete", "-p=batch", "--filename=*.txt", "--yes")
+    assert [line[1] for line in ran.lines] == ["deleted"]
+    assert names(server) == ["a.txt", "b.bin"]
+    assert command("delete", "--older-than=30d", "--yes").lines == []
+    ran = command.on_terminal("delete", "--all", types="yes\n")
+    assert "Delete 2 files, 2 B, for ever? [y/N]" in ran.out
+    assert "2 of 2 deleted" in ran.out
+    assert server.files() == []
+
+
+def test_delete_names_what_failed(server: Server, command: CommandLine) -> None:
+    ran = command("delete", "file-1", "file-2", "--yes")
+    assert ran.status == 1
+    assert ran.err.splitlines()[-1] == (
+        "aiofiles-api: 2 of 2 files failed; run it again to try them again"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "download",
+        "download file-1 --all",
+        "download file-1 --purpose batch",
+        "download --purpose batch",
+        "download --all --output file",
+        "download --all --sha256 " + "0" * 64,
+        "download file-1 --output file --journal j",
+        "delete",
+        "delete --yes",
+        "delete file-1 --older-than 30d --yes",
+        "delete --older-than soon",
+        "delete --all",
+        "upload a -p batch --no-check everything",
+        "upload a -p batch --rpm 0",
+        "journal",
+        "journal j --state lost",
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(command: CommandLine, arguments: str) -> None:
+    ran = command(*arguments.split())
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("aiofiles-api: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_selection_looks_at_all_that_it_names() -> None:
+    file = FileObject("f", 1, 1000, "a.txt", "batch")
+    day = timedelta(days=1)
+    later = 1000 + 86_400
+    assert Selection().fits(file, now=0)
+    assert Selection("batch", "a.*", day, None).fits(file, now=later - 1)
+    assert not Selection(newer_than=day).fits(file, now=later)
+    assert not Selection(older_than=day).fits(file, now=later)
+    assert Selection(older_than=day).fits(file, now=later + 1)
+    assert not Selection("vision").fits(file, now=0)
+    assert not Selection(filename="b*").fits(file, now=0)
+
+
+# --- the display ---------------------------------------------------------------------------------
+
+
+def drawn(flight: Flight, console: Console) -> str:
+    with console.capture() as capture:
+        console.print(flight.drawing.get_renderable())
+    return capture.get()
+
+
+def test_the_display_has_rows_for_what_takes_long_and_no_more_than_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("aiofiles_api.cli.bars.time.monotonic", lambda: now)
+    console = Console(width=110, height=30, file=io.StringIO())
+    flight = Flight(console, "uploaded", count=20, total=2000)
+    for key in range(12):
+        flight.move(key, f"name{key}\x1b", Progress(10, 100, 1))
+    assert "name" not in drawn(flight, console)
+    now += 1
+    flight.move(12, "late", Progress(10, 100, 1))
+    flight.move(1, "name1", Progress(50, 100, 2))
+    shown = drawn(flight, console)
+    assert [f"name{key}" in shown for key in range(12)] == [True] * 8 + [False] * 4
+    assert "late" not in shown
+    assert "attempt 2" in shown
+    assert r"\x1b" in shown
+    assert "0 of 20 uploaded" in shown
+    assert "170 B of 2.0 kB" in shown
+    flight.end(0, 100, has_failed=False, was_done=False)
+    flight.end(1, 100, has_failed=True, was_done=False)
+    flight.end(2, 100, has_failed=False, was_done=True)
+    flight.end(98, None, has_failed=False, was_done=True)
+    flight.end(99, None, has_failed=False, was_done=False)
+    shown = drawn(flight, console)
+    assert "4 of 20 uploaded, 1 failed, 2 before" in shown
+    assert "300 B of 1.9 kB" in shown
+    flight.land()
+    assert "200 B" in drawn(flight, console)
+
+
+def test_where_files_count_their_number_is_what_moves() -> None:
+    console = Console(width=110, height=30, file=io.StringIO())
+    flight = Flight(console, "deleted", count=3, total=None)
+    for key in range(2):
+        flight.end(key, 100, has_failed=False, was_done=False)
+    assert "2 of 3 deleted" in drawn(flight, console)
+    flight.end(2, 100, has_failed=False, was_done=False)
+    shown = drawn(flight, console)
+    assert "files/s" in shown
+    assert " B" not in shown
+
+
+# --- what is found waits -------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=100)))
+def test_a_spool_gives_back_what_was_put_in_as_often_as_asked(values: list[bytes]) -> None:
+    with Spool[bytes]() as spool:
+        for value in values:
+            spool.append(value)
+        assert list(spool) == list(spool) == values
+        assert spool.count == len(values)
+
+
+@pytest.mark.anyio
+async def test_batches_are_taken_in_threads() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(2500):
+            if number % 1000 == 0:
+                time.sleep(0.001)
+            yield number
+
+    sizes = [len(batch) async for batch in batches(slow())]
+    assert sizes == [1000, 1000, 500]
+
+
+@pytest.mark.anyio
+async def test_answers_come_in_the_order_of_the_questions_and_few_are_asked_at_a_time() -> None:
+    asked = most = 0
+
+    async def ask(number: int) -> int:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        await asyncio.sleep(0.001 * (7 - number % 7))
+        asked -= 1
+        return number
+
+    answers = [one async for one in concurrently(range(50), ask, concurrency=4)]
+    assert answers == list(range(50))
+    assert most == 4
+
+
+@pytest.mark.anyio
+async def test_who_stops_listening_leaves_no_question_behind() -> None:
+    asked = 0
+
+    async def ask(number: int) -> int:
+        nonlocal asked
+        asked += 1
+        try:
+            await asyncio.sleep(0 if number == 0 else 60)
+        finally:
+            asked -= 1
+        return number
+
+    answers = concurrently(range(50), ask, concurrency=4)
+    assert await anext(answers) == 0
+    assert asked == 3
+    await answers.aclose()
+    assert asked == 0
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_while_a_list_is_awaited_sends_nothing() -> None:
+    url = "http://127.0.0.1:1/v1"
+    arguments = ("upload", "-", "-p=batch")
+    async with started(*COMMAND, *arguments, OPENAI_BASE_URL=url, OPENAI_API_KEY=KEY) as child:
+        assert child.stdin is not None
+        child.stdin.write(b"nowhere\n" * 100_000)  # more than a pipe holds
+        await child.stdin.drain()
+        ran = await ended(child, signal.SIGINT)
+    assert (ran.status, ran.out) == (130, "")
+    assert ran.err == "aiofiles-api: interrupted: nothing was sent\n"
+
+
+def test_ctrl_c_while_libraries_are_loaded_ends_it_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "aiofiles_api.cli", Interrupted())
+    assert main() == 130
