@@ -15,13 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND, CommandLine, Server, emulated, ended, scripted, started
-from conftest import KEY, reply
+from command_line import COMMAND, CommandLine, Server, emulated, ended, scripted, started, until
+from conftest import KEY, raw_server, reply, silence
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from aiofiles_api import FileObject, Progress
+from aiofiles_api import FileObject, Progress, read_journal
 from aiofiles_api.__main__ import main
 from aiofiles_api.cli.bars import Flight
 from aiofiles_api.cli.concurrently import concurrently
@@ -29,6 +29,7 @@ from aiofiles_api.cli.gathering import Gathering, Local, Wanted, read_list
 from aiofiles_api.cli.preflight import CHECKS, Check, LineCheck, problem_of
 from aiofiles_api.cli.selection import Selection
 from aiofiles_api.cli.spool import Spool, batches
+from aiofiles_api.cli.text import printable
 
 MIB = 1024 * 1024
 
@@ -288,7 +289,8 @@ def test_upload_takes_directories_and_lists(
     for name in ("a/1.jsonl", "a/b/2.jsonl", "a/3.txt", "4.jsonl", "5 .jsonl"):
         write(tmp_path / name)
     listed = f"{tmp_path}/4.jsonl\0\0{tmp_path}/5 .jsonl".encode()
-    arguments = ["upload", f"{tmp_path}/a", "-", "-0rp", "batch", "--include=*.jsonl"]
+    options = ("-0rp", "batch", "--include", "*.jsonl", "--exclude", "none")
+    arguments = ["upload", *options, f"{tmp_path}/a", "-"]
     done = subprocess.run(
         [*COMMAND, *arguments], input=listed, capture_output=True, text=False, check=True
     )
@@ -495,6 +497,95 @@ def test_a_selection_looks_at_all_that_it_names() -> None:
     assert Selection(older_than=day).fits(file, now=later + 1)
     assert not Selection("vision").fits(file, now=0)
     assert not Selection(filename="b*").fits(file, now=0)
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+def test_with_a_journal_only_what_is_missing_is_done_again(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / "files" / name) for name in ("a", "b")]
+    journal = str(tmp_path / "journal")
+    options = ("-r", "-p=vision", "--journal", journal, "--json")
+    assert command("upload", paths[0], *options).status == 0
+    ran = command("upload", str(tmp_path / "files"), *options)
+    told = {one["path"]: one["attempts"] for one in map(json.loads, ran.out.splitlines())}
+    assert told == {paths[0]: 0, paths[1]: 1}
+    assert names(server) == ["a", "b"]
+    out = f"{tmp_path}/out/"
+    for attempts in (1, 0):
+        ran = command("download", "--all", "-o", out, "--journal", f"{journal}-2", "--json")
+        assert [json.loads(line)["attempts"] for line in ran.out.splitlines()] == [attempts] * 2
+
+
+def test_a_journal_can_be_read_by_people_and_scripts(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "journal")
+    good, bad = write(tmp_path / "good"), write(tmp_path / "bad\x1b")
+    options = ("--journal", journal)
+    assert command("upload", good, "-p=vision", *options).status == 0
+    ran = command("upload", good, bad, "-p=no-such-purpose", *options)
+    assert "run it again to try them again" in ran.err
+    assert f"aiofiles-api journal {journal} --state failed names them all" in ran.err
+    states = sorted((line[0], line[1], line[2]) for line in command("journal", journal).lines)
+    assert ("done", "upload", good) in states
+    assert ("failed", "upload", printable(bad)) in states
+    (failed, *_) = command("journal", journal, "--state=failed", "--json").out.splitlines()
+    assert "no-such-purpose" in json.loads(failed)["reason"]
+    shown = command.on_terminal("journal", journal).out
+    assert "bad\\x1b" in shown
+    assert "no-such-purpose" in shown
+    assert server.files()[0].id in shown
+    assert f"1 done, {len(states) - 1} failed" in shown
+
+
+def test_a_long_journal_is_shown_in_pieces(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    for number in range(101):
+        write(tmp_path / "files" / str(number))
+    journal = str(tmp_path / "journal")
+    command("upload", str(tmp_path / "files"), "-r", "-p=vision", "--journal", journal)
+    assert len(command("journal", journal).lines) == 101
+    assert command("journal", journal, "--state=failed").out == ""
+    assert "101 done" in command.on_terminal("journal", journal, "--state=failed").out
+
+
+def test_a_journal_that_is_none_is_told_in_one_line(command: CommandLine, tmp_path: Path) -> None:
+    ran = command("journal", write(tmp_path / "a"))
+    assert (ran.status, ran.out) == (1, "")
+    assert "no journal" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_leaves_a_journal_with_which_it_goes_on(tmp_path: Path) -> None:
+    file = '{"id": "file-1", "bytes": 3, "created_at": 1, "filename": "0", "purpose": "vision"}'
+    for number in range(9):
+        write(tmp_path / "files" / str(number))
+    journal = str(tmp_path / "journal")
+    arguments = ("upload", str(tmp_path / "files"), "-r", "-p=vision", "--journal", journal)
+    async with (
+        raw_server(reply(file), silence) as raw,
+        started(
+            *COMMAND,
+            *arguments,
+            "--concurrency=1",
+            OPENAI_BASE_URL=raw.base_url,
+            OPENAI_API_KEY=KEY,
+        ) as child,
+    ):
+        assert child.stdout is not None
+        await child.stdout.readline()
+        await until(lambda: len(raw.requests) == 2)
+        ran = await ended(child, signal.SIGINT)
+    assert ran.status == 130
+    assert ran.err == ("aiofiles-api: interrupted: 1 of 9 files uploaded; run it again to go on\n")
+    states = [entry.state async for entry in read_journal(journal)]
+    assert states.count("done") == 1
+    assert "failed" not in states
 
 
 # --- the display ---------------------------------------------------------------------------------
