@@ -313,7 +313,9 @@ def test_a_dry_run_shows_what_would_be_sent(
 
 def test_existing_files_are_left_out(server: Server, command: CommandLine, tmp_path: Path) -> None:
     stored = server.put(b"same", "a")
-    server.put(b"diff", "b")
+    # The newest is looked at first.
+    for content in (b"diff", b"also"):
+        server.put(content, "b")
     server.put(b"same", "c", "vision")
     for name in "abc":
         write(tmp_path / name, b"same")
@@ -322,13 +324,14 @@ def test_existing_files_are_left_out(server: Server, command: CommandLine, tmp_p
     told = {Path(one["path"]).name: one for one in map(json.loads, ran.out.splitlines())}
     assert {name: one["attempts"] for name, one in told.items()} == {"a": 0, "b": 1, "c": 1}
     assert told["a"]["id"] == stored.id
-    assert names(server) == ["a", "b", "b", "c", "c"]
+    assert names(server) == ["a", "b", "b", "b", "c", "c"]
     assert command("upload", str(tmp_path), *options).status == 0
-    assert len(server.files()) == 5
+    assert len(server.files()) == 6
 
 
 EXISTING = '{"id": "file-1", "bytes": 1, "created_at": 1, "filename": "a", "purpose": "vision"}'
-LISTING = f'{{"object": "list", "data": [{EXISTING}], "has_more": false}}'
+OTHER = EXISTING.replace("vision", "batch")  # from a server that does not listen
+LISTING = f'{{"object": "list", "data": [{OTHER}, {EXISTING}], "has_more": false}}'
 
 
 @pytest.mark.parametrize(("status", "attempts"), [("400 No", 0), ("403 No", 0), ("404 No", 1)])

@@ -1,7 +1,8 @@
 """Bars for transfers: one for each that is under way, and one for all of them.
 
-`Bars` has a bar for each file, for a few files. `Flight` is for any number: it takes down what
-happens, which costs next to nothing, and looks at it whenever the screen is drawn anew.
+`Bars` has a bar for each of a few files, which stays when the file is finished. `Flight` is for any
+number: it takes down what happens, which costs next to nothing, and looks at it whenever the screen
+is drawn anew.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
-from aiofiles_api import FilesError, ProgressSink
 from aiofiles_api import Progress as Transferred
+from aiofiles_api import ProgressSink
 from aiofiles_api.cli.text import printable, size, span
 
 __all__ = ["Bars", "Flight"]
@@ -42,52 +43,33 @@ class Bars:
         console: Where to draw.
         done: What is done to the files.
         count: How many files there are.
-        total: Their bytes, as far as known.
-        keep: Whether the bar of a file stays when the file is finished.
+        total: Their bytes.
 
     Attributes:
         drawing: The context in which they are drawn.
     """
 
-    def __init__(
-        self, console: Console, done: str, *, count: int, total: int | None, keep: bool
-    ) -> None:
+    def __init__(self, console: Console, done: str, *, count: int, total: int) -> None:
         self.drawing = _progress(console)
         self._done = done
         self._count = count
-        self._keep = keep
-        self._finished = self._failed = 0
+        self._finished = 0
         self._moved: dict[TaskID, int] = {}
-        self._whole = self.drawing.add_task("", total=total, visible=count > 1)
+        self._whole = self.drawing.add_task("", total=total)
         self._tell_count()
 
     @contextmanager
-    def track(self, name: str, total: int | None) -> Iterator[ProgressSink]:
+    def track(self, name: str, total: int) -> Iterator[ProgressSink]:
         """Draw a bar for a file while the context is open, fed by the sink that it gives."""
-        bar = self.drawing.add_task(printable(name), total=total, is_part=self._keep, attempt=1)
-        attempt = 1
+        bar = self.drawing.add_task(printable(name), total=total, is_part=True)
 
         def show(progress: Transferred) -> None:
-            nonlocal attempt
-            if progress.attempt != attempt:
-                attempt = progress.attempt
-                self.drawing.reset(bar, attempt=attempt)
-            self.drawing.update(bar, completed=progress.done, total=progress.total)
+            self.drawing.update(bar, completed=progress.done, attempt=progress.attempt)
             self._move(bar, progress.done)
 
-        try:
-            yield show
-        except FilesError:
-            self._failed += 1
-            self._move(bar, 0)
-            self.drawing.remove_task(bar)
-            raise
-        else:
-            self._finished += 1
-            if not self._keep:
-                self.drawing.remove_task(bar)
-        finally:
-            self._tell_count()
+        yield show
+        self._finished += 1
+        self._tell_count()
 
     def end(self) -> None:
         """Take what has been moved for the whole, whatever it was to be."""
@@ -99,8 +81,7 @@ class Bars:
 
     def _tell_count(self) -> None:
         count = f"{self._finished} of {self._count} files {self._done}"
-        failures = f", {self._failed} failed" if self._failed else ""
-        self.drawing.update(self._whole, description=count + failures)
+        self.drawing.update(self._whole, description=count)
 
 
 @attrs.define

@@ -150,7 +150,7 @@ class Record:
         """Measure the transfers inside, and draw their bars."""
         files, total = len(sizes), sum(sizes)
         with (
-            self._screen.bars(done, count=files, total=total, keep=True) as track,
+            self._screen.bars(done, count=files, total=total) as track,
             self.step(name, files=files, total=total),
         ):
             yield track

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
 
@@ -35,7 +35,7 @@ __all__ = ["NAME", "Screen", "Track", "Watch"]
 
 NAME = "aiofiles-api"
 
-Track: TypeAlias = Callable[[str, int | None], AbstractContextManager[ProgressSink | None]]
+Track: TypeAlias = Callable[[str, int], AbstractContextManager[ProgressSink | None]]
 """Given a name and a length, opens a context for one transfer, and gives the sink for it."""
 
 
@@ -158,18 +158,13 @@ class Screen:
             raise
 
     @contextmanager
-    def bars(
-        self, done: str, *, count: int, total: int | None, keep: bool = False
-    ) -> Iterator[Track]:
-        """Draw a bar for each transfer, where there is a terminal; see `Terminal.bars`.
-
-        Where there is none, `keep` prints a line for each transfer.
-        """
+    def bars(self, done: str, *, count: int, total: int) -> Iterator[Track]:
+        """Draw a bar for each transfer, or print a line for it where there is no terminal."""
         if self._can_draw:
-            with self._canvas.bars(done, count=count, total=total, keep=keep) as bars:
+            with self._canvas.bars(done, count=count, total=total) as bars:
                 yield bars.track
         else:
-            yield partial(self._told, done) if keep else _no_bar
+            yield partial(self._told, done)
 
     @contextmanager
     def watching(self, done: str, *, count: int, total: int | None) -> Iterator[Watch]:
@@ -220,7 +215,7 @@ class Screen:
         return self._output if self._has_output else _terminal(self._err)
 
     @contextmanager
-    def _told(self, done: str, name: str, _total: int | None) -> Iterator[None]:
+    def _told(self, done: str, name: str, _total: int) -> Iterator[None]:
         yield
         self.say(f"{done} {name}")
 
@@ -245,10 +240,6 @@ def _terminal(stream: TextIO) -> Terminal:
 def _is_terminal(stream: TextIO) -> bool:
     """Return whether a stream is a terminal that can do more than print lines."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
-
-
-def _no_bar(_name: str, _total: int | None) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 def _file_line(file: FileObject) -> str:

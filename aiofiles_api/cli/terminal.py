@@ -139,18 +139,16 @@ class Terminal:
             yield status.stop
 
     @contextmanager
-    def bars(self, done: str, *, count: int, total: int | None, keep: bool) -> Iterator[Bars]:
+    def bars(self, done: str, *, count: int, total: int) -> Iterator[Bars]:
         """Draw bars while the context is open; the last state stays.
 
         Args:
             done: What is done to the files, as in "uploaded".
             count: How many files there are.
-            total: Their bytes, as far as known.
-            keep: Whether the bar of a file stays when the file is finished.
+            total: Their bytes.
         """
-        if keep:
-            self.console.print()
-        bars = Bars(self.console, done, count=count, total=total, keep=keep)
+        self.console.print()
+        bars = Bars(self.console, done, count=count, total=total)
         with bars.drawing:
             yield bars
             bars.end()
