@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from aiofiles_api.emulator.app import BATCH_BYTES
+from aiofiles_api.emulator.threads import settled
 
 __all__ = ["Connections"]
 
@@ -95,7 +96,8 @@ class Connections:
     async def _listen_or_not(self) -> None:
         """Make of the listening socket what it has to be by now, one caller after the other."""
         async with self._changing:
-            await self._change_listening()
+            # To its end: a start that is cancelled in asyncio would leave the socket listening.
+            await settled(asyncio.ensure_future(self._change_listening()))
 
     async def _change_listening(self) -> None:
         runner = None if self._refusals else self._runner
