@@ -7,7 +7,7 @@
 The command line is `aiofiles-api`; the embedded server for tests is `aiofiles_api.emulator`.
 """
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING
 
 from aiofiles_api.client import FilesClient
@@ -122,6 +122,6 @@ def __getattr__(name: str) -> object:
     if name not in _LATE:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value: object = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    value: object = getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     globals()[name] = value
     return value

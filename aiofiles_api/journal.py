@@ -689,9 +689,7 @@ def _errors(path: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        remedy = (
-            "free some space" if is_full else "choose a path in a directory that you may write to"
-        )
+        remedy = "free some space" if is_full else _WRITABLE
         msg = f"the journal {path!r} cannot be used: {reason}; {remedy}"
         raise JournalError(msg) from error
 

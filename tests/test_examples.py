@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import anyio
+import anyio.abc
 import attrs
 import psutil
 import pytest
@@ -176,3 +178,66 @@ async def test_a_caller_that_goes_away_releases_the_connection_to_the_api() -> N
 async def closed_within(raw: RawServer, seconds: float) -> None:
     with anyio.fail_after(seconds):
         await raw.wait_until_closed()
+
+
+async def lines_of(process: anyio.abc.Process, text: str) -> str:
+    """Return what a process has printed until it printed `text`."""
+    printed = ""
+    assert process.stdout is not None
+    with anyio.fail_after(60):
+        while text not in printed:
+            printed += (await process.stdout.receive()).decode()
+    return printed
+
+
+async def watch(server: Emulator, inbox: Path, journal: Path) -> anyio.abc.Process:
+    program = str(EXAMPLES / "watch_directory.py")
+    command = [sys.executable, "-W", "error", program, str(inbox), str(journal)]
+    environ = environment(server.base_url)
+    return await anyio.open_process(command, env=environ, stderr=None)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_watched_directory_is_uploaded_and_each_file_once(
+    server: Emulator, files: FilesClient, tmp_path: Path, end: signal.Signals
+) -> None:
+    inbox, journal = tmp_path / "inbox", tmp_path / "journal"
+    inbox.mkdir()
+    (inbox / "first").write_bytes(b"1")
+    (inbox / ".hidden").write_bytes(b"0")
+    async with await watch(server, inbox, journal) as process:
+        await lines_of(process, "first as file-")
+        (inbox / "second").write_bytes(b"2")
+        await lines_of(process, "second as file-")
+        process.send_signal(end)
+        if end == signal.SIGTERM:
+            await lines_of(process, "stopped")
+        assert await process.wait() == (0 if end == signal.SIGTERM else -end)
+    (inbox / "third").write_bytes(b"3")
+    async with await watch(server, inbox, journal) as process:
+        printed = await lines_of(process, "third as file-")
+        assert "first" not in printed
+        process.terminate()
+        await process.wait()
+    assert sorted([file.filename async for file in files.list()]) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("has_server", [True, False])
+async def test_the_batch_goes_there_and_back(
+    server: Emulator, tmp_path: Path, *, has_server: bool
+) -> None:
+    environ = environment(server.base_url)
+    if not has_server:
+        del environ["OPENAI_BASE_URL"], environ["OPENAI_API_KEY"]
+    program = str(EXAMPLES / "batch_round_trip.py")
+    for _ in range(2):  # the second time, all is there
+        done = await anyio.run_process(
+            [sys.executable, "-W", "error", program, str(tmp_path), "100"], env=environ, stderr=None
+        )
+        assert done.stdout.decode().splitlines() == [
+            "uploaded 100 files",
+            "processed 100 files",
+            "downloaded 100 files",
+        ]
+    for path in (tmp_path / "requests").iterdir():
+        assert (tmp_path / "results" / path.name).read_bytes() == path.read_bytes()
