@@ -26,7 +26,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
-from typing import Generic, Protocol, TypeGuard, TypeVar
+from typing import Generic, Protocol, TypeGuard, TypeVar, cast
 
 import anyio
 import attrs
@@ -92,9 +92,9 @@ class Job(Generic[Item, Result]):
     outcome: Outcome[Item, Result] | None = None
 
     @property
-    def has_failed(self) -> bool:
-        """Whether its outcome is an error."""
-        return self.outcome is not None and self.outcome.error is not None
+    def known_outcome(self) -> Outcome[Item, Result]:
+        """The outcome, of a job that has one by now."""
+        return cast("Outcome[Item, Result]", self.outcome)
 
     def succeed(self, result: Result) -> None:
         """Say that it is done."""
@@ -183,7 +183,7 @@ async def run(
     running = asyncio.create_task(engine.run())
     try:
         while (job := await engine.take()) is not None:
-            is_last = fail_fast and job.has_failed
+            is_last = fail_fast and job.known_outcome.error is not None
             yield job
             if is_last:
                 return

@@ -109,7 +109,7 @@ class Recovery:
         pause = _FIRST_PAUSE
         try:
             begun = await self._begun(rows)
-            while begun:
+            while True:
                 begun = await self._look_once(begun)
                 left = alive_at + SETTLED - time.time()
                 if not begun or not 0 < left <= SETTLED:

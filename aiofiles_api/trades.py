@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import attrs
 
@@ -138,6 +138,11 @@ class Work(Job[Item, Result]):
     twins: list[Work[Item, Result]] = attrs.field(factory=list)
 
     @property
+    def known_row(self) -> Row:
+        """The row, of a job that has one by now."""
+        return cast("Row", self.row)
+
+    @property
     def identity(self) -> tuple[object, ...]:
         """What tells it from every other item of the run."""
         version = self.version
@@ -167,10 +172,8 @@ class Trade(ABC, Generic[Item, Result]):
 
     @property
     def journal(self) -> Journal:
-        """The journal, where there is one."""
-        if self._journal is None:
-            raise AssertionError
-        return self._journal
+        """The journal; the engine prepares and records only where there is one."""
+        return cast("Journal", self._journal)
 
     # --- for the engine ------------------------------------------------------------------------
 
@@ -265,9 +268,7 @@ class Trade(ABC, Generic[Item, Result]):
 
     def finished(self, job: Work[Item, Result]) -> Row:
         """Return a job's row with what became of it."""
-        row, outcome = job.row, job.outcome
-        if row is None or outcome is None:
-            raise AssertionError
+        row, outcome = job.known_row, job.known_outcome
         row.attempts = job.attempts
         row.updated_at = time.time()
         if outcome.result is not None:
@@ -288,8 +289,7 @@ class Trade(ABC, Generic[Item, Result]):
         """Return a job that has its outcome, and all that share it."""
         del self._in_flight[job.identity]
         for twin in job.twins:
-            if job.outcome is not None:
-                twin.outcome = attrs.evolve(job.outcome, item=twin.item, attempts=0)
+            twin.outcome = attrs.evolve(job.known_outcome, item=twin.item, attempts=0)
         return [job, *job.twins]
 
 
@@ -420,9 +420,8 @@ class Uploads(Trade[Upload, FileObject]):
         try:
             return await super().record(jobs)
         except JournalError:
-            for job in jobs:
-                if job.outcome is not None and job.outcome.result is not None:
-                    self.claims.give_up(job.outcome.result)
+            for file in filter(None, (job.known_outcome.result for job in jobs)):
+                self.claims.give_up(file)
             raise
 
     async def identify(self, jobs: Sequence[Work[Upload, FileObject]]) -> None:
@@ -466,13 +465,13 @@ class Uploads(Trade[Upload, FileObject]):
     async def check_done(self, jobs: Sequence[Work[Upload, FileObject]]) -> None:
         """Take the results that the journal has."""
         for job in jobs:
-            if job.row is not None:
-                job.succeed(file_from(job.row.result or ""))
-                known = (job.row.mtime_ns, job.row.sha256)
-                if known != (job.version.mtime_ns, job.version.sha256 or known[1]):
-                    # Touched since, or its digest is known only now: for the run that comes next.
-                    job.is_changed = True
-                    self.describe(job, job.row)
+            row, version = job.known_row, job.version
+            job.succeed(file_from(row.result or ""))
+            known = (row.mtime_ns, row.sha256)
+            if known != (version.mtime_ns, version.sha256 or row.sha256):
+                # Touched since, or its digest is known only now: for the run that comes next.
+                job.is_changed = True
+                self.describe(job, row)
 
     def begin(self, job: Work[Upload, FileObject]) -> None:
         """Make its row say that it is begun, unless it may be stored already."""
@@ -622,7 +621,7 @@ class Downloads(Trade[Download, DownloadedFile]):
 
     async def check_done(self, jobs: Sequence[Work[Download, DownloadedFile]]) -> None:
         """Take the results that the journal has, where the files still are there."""
-        results = [download_from(job.row.result or "") for job in jobs if job.row is not None]
+        results = [download_from(job.known_row.result or "") for job in jobs]
         lengths = await self.session.threads.run(partial(_lengths, results))
         for job, result, length in zip(jobs, results, lengths, strict=True):
             if length == result.bytes:
@@ -721,8 +720,7 @@ class Deletions(Trade[Deletion, DeletedFile]):
     async def check_done(self, jobs: Sequence[Work[Deletion, DeletedFile]]) -> None:
         """Take the results that the journal has."""
         for job in jobs:
-            if job.row is not None:
-                job.succeed(deleted_from(job.row.result or ""))
+            job.succeed(deleted_from(job.known_row.result or ""))
 
     def describe(self, job: Work[Deletion, DeletedFile], row: Row) -> None:
         """Write down the id."""

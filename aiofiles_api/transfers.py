@@ -207,9 +207,8 @@ class TransferManager:
             async with aclosing(jobs):
                 async for job in jobs:
                     # An error's traceback holds the job: that must not hold the error in turn.
-                    outcome, job.outcome = job.outcome, None
-                    if outcome is not None:
-                        yield outcome
+                    outcome, job.outcome = job.known_outcome, None
+                    yield outcome
 
     @asynccontextmanager
     async def _opened_journal(self, kind: Kind) -> AsyncIterator[Journal | None]:
@@ -224,8 +223,7 @@ class TransferManager:
         self._users += 1
         try:
             async with self._opening:
-                if self._shared is None:
-                    self._shared = await Journal(self._journal).__aenter__()
+                self._shared = self._shared or await Journal(self._journal).__aenter__()
             async with self._shared.reserved_for(kind):
                 yield self._shared
         finally:

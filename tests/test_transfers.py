@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,7 @@ from aiofiles_api import (
     read_journal,
 )
 from aiofiles_api.emulator import Emulator, ErrorReply, Fault, LostReply, Stall
+from aiofiles_api.journal import Row
 from aiofiles_api.naming import Names
 
 pytestmark = pytest.mark.anyio
@@ -228,6 +230,24 @@ async def test_an_iterable_that_blocks_holds_up_neither_the_loop_nor_what_it_gav
         assert [(await anext(outcomes)).error for _ in range(2)] == [None, None]
         given.put(None)
         assert [outcome async for outcome in outcomes] == []
+
+
+async def test_items_may_come_from_any_asynchronous_iterator(files: FilesClient) -> None:
+    class Items:
+        def __init__(self) -> None:
+            self.left = 3
+
+        def __aiter__(self) -> Items:
+            return self
+
+        async def __anext__(self) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return b"x"
+
+    outcomes = await collected(TransferManager(files).upload_all(Items(), purpose="batch"))
+    assert [one.error for one in outcomes] == [None] * 3
 
 
 async def test_items_may_come_from_a_listing_of_the_same_client(files: FilesClient) -> None:
@@ -821,6 +841,20 @@ async def test_a_journal_that_is_open_stays_open(files: FilesClient, tmp_path: P
         await collected(manager.upload_all(paths, purpose="batch"))
 
 
+async def test_two_kinds_of_runs_share_the_journal_of_a_manager(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    manager = TransferManager(files, concurrency=1, journal=tmp_path / "journal")
+    there = await stored(files, 30)
+    uploads = manager.upload_all(sources(tmp_path / "in", 30), purpose="batch")
+    deletions = manager.delete_all(there)
+    await anext(uploads)
+    await anext(deletions)
+    assert len(await collected(uploads)) == 29
+    assert len(await collected(deletions)) == 29
+    assert len(await entries(tmp_path / "journal")) == 60
+
+
 async def test_two_runs_of_a_kind_do_not_share_a_journal(
     files: FilesClient, tmp_path: Path
 ) -> None:
@@ -833,13 +867,41 @@ async def test_two_runs_of_a_kind_do_not_share_a_journal(
     await first.aclose()
 
 
+async def test_a_journal_that_cannot_be_opened_ends_the_run(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    manager = TransferManager(files, journal=tmp_path / "nowhere" / "journal")
+    with pytest.raises(JournalError, match="directory that is there"):
+        await collected(manager.upload_all([], purpose="batch"))
+
+
+async def test_what_could_not_be_written_down_is_found_by_the_next_run(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    class Full(Journal):
+        async def write(self, rows: Sequence[Row]) -> None:
+            if any(row.state == "done" for row in rows):
+                raise JournalError("no space")
+            await super().write(rows)
+
+    paths = sources(tmp_path / "in", 1)
+    async with Full(tmp_path / "journal") as journal:
+        manager = TransferManager(files, journal=journal)
+        with pytest.raises(JournalError, match="no space"):
+            await collected(manager.upload_all(paths, purpose="batch"))
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
+    assert (outcome.error, outcome.attempts) == (None, 0)
+    assert (await contents(files)).total() == 1
+
+
 async def test_a_disk_that_is_full_ends_the_run(files: FilesClient, tmp_path: Path) -> None:
     paths = sources(tmp_path / "in", 300)
     async with Journal(tmp_path / "journal") as journal:
         manager = TransferManager(files, journal=journal)
         await journal._call(lambda found: found._connection.execute("PRAGMA max_page_count = 12"))
         with pytest.raises(JournalError, match="free some space"):
-            await collected(manager.upload_all(paths, purpose="batch"))
+            await collected(manager.upload_all([*paths, "/nowhere"], purpose="batch"))
     # With space, it goes on: nothing was lost, nothing is sent twice.
     manager = TransferManager(files, journal=tmp_path / "journal")
     outcomes = await collected(manager.upload_all(paths, purpose="batch"))
@@ -925,3 +987,87 @@ async def test_a_slow_server_is_given_time_to_store_what_a_killed_run_has_sent(
         [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
         assert outcome.result is not None
         assert (outcome.result.id, outcome.attempts, posts) == ("file-late", 0, 1)
+
+
+async def test_what_was_begun_and_has_changed_since_is_not_decided(
+    server: Emulator, tmp_path: Path
+) -> None:
+    """Nobody can compare it any more, so the journal goes on saying that it was begun."""
+    paths = sources(tmp_path / "in", 3)
+    server.faults = [Fault(Stall("response"), on="upload", times=3)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        await begin(files, tmp_path / "journal", paths, 3)
+    server.faults = []
+    Path(paths[0]).write_bytes(b"changed")
+    Path(paths[1]).unlink()
+    os.mkfifo(paths[1])
+    os.utime(paths[2], ns=(1, 1))
+    Path(paths[2]).chmod(0)
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        outcomes = await collected(manager.upload_all(paths[:1], purpose="batch"))
+        assert [(one.error, one.attempts) for one in outcomes] == [(None, 1)]
+    states = [entry.state for entry in await entries(tmp_path / "journal")]
+    assert states == ["started"] * 3 + ["done"]
+
+
+@pytest.mark.parametrize("has_date", [True, False])
+@pytest.mark.parametrize("status", ["200 OK", "403 Forbidden", "500 Oh"])
+async def test_a_candidate_is_read_or_it_is_said_that_it_cannot_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: str, *, has_date: bool
+) -> None:
+    """A server that shows no contents, fails, or does not tell the time; another file is there."""
+    paths = sources(tmp_path / "in", 1)
+    content = Path(paths[0]).read_bytes()
+    posts = 0
+
+    async def script(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        nonlocal posts
+        headers = {"Date": formatdate(usegmt=True)} if has_date else {}
+        if request.line.startswith("POST"):
+            posts += 1
+            file = described("file-new", content)
+            await (reply(file) if posts > 1 else silence)(request, writer)
+        elif "/content" in request.line:
+            body = content if "file-it" in request.line else content[::-1]
+            await reply(body, status=status)(request, writer)
+        else:
+            both = ", ".join(described(name, content) for name in ("file-it", "file-other"))
+            listed = f'{{"data": [{both}], "has_more": false}}'
+            await reply(listed, headers=headers)(request, writer)
+
+    async with raw_server(script) as raw, client_of(raw) as files:
+        await begin(files, tmp_path / "journal", paths, 1)
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        outcomes = manager.upload_all(paths, purpose="batch")
+        if status.startswith("500"):
+            with pytest.raises(UploadUncertainError, match="500"):
+                await collected(outcomes)
+            return
+        with caplog.at_level("WARNING", "aiofiles_api"):
+            [outcome] = await collected(outcomes)
+    assert outcome.result is not None
+    is_read = status.startswith("200")
+    assert outcome.result.id == ("file-it" if is_read else "file-new")
+    assert ("does not show" in caplog.text) is not is_read
+
+
+def described(identifier: str, content: bytes) -> str:
+    return (
+        f'{{"id": "{identifier}", "bytes": {len(content)}, "created_at": {int(time.time())},'
+        ' "filename": "0.bin", "purpose": "batch"}'
+    )
+
+
+async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_path: Path) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    server.faults = [Fault(Stall("response"), on="upload", times=1)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        manager = TransferManager(files, concurrency=1, journal=tmp_path / "journal")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await collected(manager.upload_all([path], purpose="batch", checksum=True))
+        Path(path).unlink()
+        assert await collected(manager.upload_all([], purpose="batch")) == []
+        [entry] = await entries(tmp_path / "journal")
+        assert (entry.state, entry.attempts) == ("done", 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -244,6 +246,17 @@ def test_the_names_are_all_there_and_in_order() -> None:
         if not isinstance(thing, ModuleType) and not name.startswith("_") and thing is not False
     }
     assert found | {"__version__"} == set(aiofiles_api.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        getattr(aiofiles_api, "nothing")  # noqa: B009 - type checkers know better
+
+
+def test_sqlite_is_not_imported_before_it_is_needed() -> None:
+    # Which module imports it; what measures coverage imports SQLite itself.
+    program = "import sys, aiofiles_api; assert 'aiofiles_api.journal' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_every_public_name_is_shown_from_where_it_is_imported() -> None:
