@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -13,6 +13,7 @@ __all__ = [
     "CanDownload",
     "CanList",
     "CanUpload",
+    "CanUploadAll",
     "CanUploadBytes",
     "CanUploadIterable",
     "CanUploadObject",
@@ -30,6 +31,7 @@ Operation: TypeAlias = Literal[
     "upload object",
     "upload iterable",
     "upload bytes",
+    "upload all",
     "list",
     "import",
     "serve",
@@ -114,6 +116,14 @@ class CanUploadObject(Protocol):
 
     async def upload_object(self, path: Path) -> None:
         """Open the file, and upload it from the file object."""
+
+
+class CanUploadAll(Protocol):
+    """Sends many files that lie on disk, a few at a time."""
+
+    async def upload_all(self, paths: Iterable[Path], concurrency: int) -> int:
+        """Upload them, and return how many there were."""
+        ...
 
 
 class CanUploadBytes(Protocol):

@@ -25,6 +25,7 @@ from benchmarks.jobs import (
     CanDownload,
     CanList,
     CanUpload,
+    CanUploadAll,
     CanUploadBytes,
     CanUploadIterable,
     CanUploadObject,
@@ -87,14 +88,15 @@ class Work:
         """Do all of it, as many at a time as the job says."""
         job = self.task.job
         one: Callable[[int], Awaitable[None]] = getattr(self, job.operation.replace(" ", "_"))
-        numbers = iter(range(1 if job.operation == "list" else job.count))
+        is_one = job.operation in {"list", "upload all"}
+        numbers = iter(range(1 if is_one else job.count))
 
         async def worker() -> None:
             for number in numbers:
                 await one(number)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(job.concurrency):
+            for _ in range(1 if is_one else job.concurrency):
                 group.create_task(worker())
 
     async def download(self, number: int) -> None:
@@ -110,6 +112,14 @@ class Work:
     async def upload_object(self, number: int) -> None:
         """Upload one file from a file object."""
         await cast("CanUploadObject", self.client).upload_object(self._source(number))
+
+    async def upload_all(self, _number: int) -> None:
+        """Upload all files in one call."""
+        job = self.task.job
+        paths = map(self._source, range(job.count))
+        done = await cast("CanUploadAll", self.client).upload_all(paths, job.concurrency)
+        if done != job.count:
+            raise ValueError(f"{done:,} files were uploaded, not {job.count:,}")
 
     async def upload_bytes(self, _number: int) -> None:
         """Upload one file from memory."""

@@ -59,6 +59,7 @@ class Contender:
 
 OURS = Contender("aiofiles_api", "ours:opened", "aiofiles_api")
 OPENAI = Contender("openai-python", "openai_python:opened", "openai")
+JOURNALLED = Contender("aiofiles_api, journal", "ours:opened_with_journal", "aiofiles_api")
 OPENAI_AIOHTTP = Contender("openai-python, aiohttp", "openai_python:opened_with_aiohttp", "openai")
 AIOHTTP = Contender("plain aiohttp", "plain_aiohttp:opened", "aiohttp")
 OBSTORE = Contender("obstore", "obstore_http:opened", "obstore")
@@ -151,6 +152,7 @@ class Sizes:
         big: A big file.
         memory: The files with which memory is measured.
         tiny: A tiny file, `tiny_count` of them at `concurrency` at a time.
+        bulk_count: Tiny files that are moved in one call.
         middle: A file of middle size, `middle_count` of them.
         listed: Files in a listing.
         delay: Seconds that a page of the late listing is late.
@@ -169,6 +171,7 @@ class Sizes:
     memory: Sequence[int]
     tiny: int
     tiny_count: int
+    bulk_count: int
     middle: int
     middle_count: int
     concurrency: int
@@ -189,6 +192,7 @@ FULL = Sizes(
     memory=[64 * MB, 512 * MB, 4096 * MB],
     tiny=4096,
     tiny_count=2_000,
+    bulk_count=5_000,
     middle=4 * MB,
     middle_count=200,
     concurrency=32,
@@ -209,6 +213,7 @@ QUICK = Sizes(
     memory=[MB],
     tiny=4096,
     tiny_count=40,
+    bulk_count=80,
     middle=MB,
     middle_count=8,
     concurrency=8,
@@ -355,6 +360,7 @@ def _listings(sizes: Sizes) -> list[Row]:
 def _many(sizes: Sizes) -> list[Row]:
     tiny = Job("upload", size=sizes.tiny, count=sizes.tiny_count, concurrency=sizes.concurrency)
     middle = attrs.evolve(tiny, size=sizes.middle, count=sizes.middle_count)
+    bulk = attrs.evolve(tiny, operation="upload all", count=sizes.bulk_count)
     of_tiny = f"of {named(sizes.tiny)}, {sizes.concurrency} at a time"
     of_middle = f"of {named(sizes.middle)}, {sizes.concurrency} at a time"
     goals = [
@@ -382,6 +388,17 @@ def _many(sizes: Sizes) -> list[Row]:
             ["wall", "cpu"],
             _all_do(attrs.evolve(tiny, operation="download"), *PYTHONS, OBSTORE),
             [Goal("wall", "openai-python", 6, rate=True)],
+        ),
+        Row(
+            "upload-bulk",
+            f"{bulk.count:,} uploads {of_tiny}, in one call, with a journal",
+            ["wall", "cpu"],
+            [
+                Entry(JOURNALLED, bulk, "aiofiles_api"),
+                Entry(OURS, bulk, "without the journal"),
+                Entry(OPENAI, bulk, "openai-python and a semaphore"),
+            ],
+            [Goal("wall", "without the journal", 0.8, rate=True)],
         ),
         Row(
             "upload-middle",

@@ -5,7 +5,8 @@ Its transports take whom to trust from `SSL_CERT_FILE`, which whoever starts the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,6 +37,17 @@ class OpenAIPython:
         """Upload from a file object."""
         with path.open("rb") as file:
             await self.client.files.create(file=file, purpose="batch")
+
+    async def upload_all(self, paths: Iterable[Path], concurrency: int) -> int:
+        """Upload many: a task for each, behind a semaphore."""
+        limit = asyncio.Semaphore(concurrency)
+
+        async def one(path: Path) -> None:
+            async with limit:
+                await self.upload(path)
+
+        results = await asyncio.gather(*map(one, paths), return_exceptions=True)
+        return sum(result is None for result in results)
 
     async def upload_bytes(self, content: bytes) -> None:
         """Upload from memory."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
 
-from aiofiles_api import FilesClient
+from aiofiles_api import FilesClient, TransferManager
 from benchmarks.jobs import Target
 
-__all__ = ["opened"]
+__all__ = ["opened", "opened_with_journal"]
 
 
 @attrs.frozen
@@ -20,6 +21,7 @@ class Ours:
     """The jobs."""
 
     files: FilesClient
+    journal: Path | None = None
 
     async def download(self, file_id: str, destination: Path) -> None:
         """Download to a path."""
@@ -33,6 +35,14 @@ class Ours:
         """Upload from a file object."""
         with path.open("rb") as file:
             await self.files.upload(file, purpose="batch")
+
+    async def upload_all(self, paths: Iterable[Path], concurrency: int) -> int:
+        """Upload many, with a journal if there is one."""
+        manager = TransferManager(self.files, concurrency=concurrency, journal=self.journal)
+        done = 0
+        async for outcome in manager.upload_all(paths, purpose="batch"):
+            done += outcome.error is None
+        return done
 
     async def upload_bytes(self, content: bytes) -> None:
         """Upload from memory."""
@@ -56,3 +66,11 @@ async def opened(target: Target) -> AsyncIterator[Ours]:
     trusted = ssl.create_default_context(cafile=target.authority)
     async with FilesClient(base_url=target.base_url, api_key="sk-benchmark", ssl=trusted) as files:
         yield Ours(files)
+
+
+@asynccontextmanager
+async def opened_with_journal(target: Target) -> AsyncIterator[Ours]:
+    """Open the client, and keep a journal on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(target) as ours:
+            yield attrs.evolve(ours, journal=Path(folder, "journal"))
