@@ -22,8 +22,8 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
-from itertools import count
+from functools import cache, partial
+from itertools import chain, count
 from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar
@@ -31,6 +31,7 @@ from urllib.parse import quote
 
 import attrs
 
+from aiofiles_api.digests import Digests
 from aiofiles_api.errors import InvalidArgumentError, JournalError
 from aiofiles_api.threads import Threads, join, settle
 
@@ -69,7 +70,6 @@ CREATE TABLE entry (
     result TEXT,
     checksum INTEGER NOT NULL
 );
-CREATE INDEX entry_place ON entry (place);
 CREATE TABLE property (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
@@ -77,6 +77,9 @@ PRAGMA user_version = {_VERSION};
 
 _BATCH = 500
 """Entries that are read at a time; between two batches a writer may write."""
+
+_MOST_ROWS = 40
+"""Rows that one statement writes."""
 
 _LEAVING = 2.0
 """Seconds in which a run, or a process, that is at its end may still have the journal."""
@@ -171,18 +174,27 @@ class Row:
 
     def to_columns(self) -> tuple[object, ...]:
         """Return what is stored: names that are no text as bytes, and a checksum behind all."""
-        values = tuple(map(_storable, _values_of(self)))
+        values = _values_of(self)
+        names = (self.key, self.filename, self.scope, self.reason)
+        if not "".join(filter(None, names)).isascii():
+            values = tuple(map(_storable, values))
         return (*values, _checksum(values))
 
 
 _FIELDS = tuple(field.name for field in attrs.fields(Row))
 _values_of = attrgetter(*_FIELDS)
+_CHANGING = tuple(name for name in _FIELDS if name not in {"number", "place", "kind", "server"})
 _COLUMNS = ", ".join((*_FIELDS, "checksum"))
-_WRITE = (
-    f"INSERT INTO entry ({_COLUMNS}) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608
-    " ON CONFLICT (number) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in (*_FIELDS[1:], "checksum"))
-)
+
+
+@cache
+def _write_statement(count: int) -> str:
+    values = ", ".join([f"({', '.join('?' * (len(_FIELDS) + 1))})"] * count)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in (*_CHANGING, "checksum"))
+    return (
+        f"INSERT INTO entry ({_COLUMNS}) VALUES {values}"  # noqa: S608 - our own names
+        f" ON CONFLICT (number) DO UPDATE SET {changes}"
+    )
 
 
 def _storable(value: object) -> object:
@@ -236,6 +248,7 @@ class Journal:
         self._threads: Threads | None = None
         self._database: _Database | None = None
         self._numbers = count(1)
+        self._places = Digests()
         self._queued: list[_Call] = []
         self._committing: asyncio.Task[None] | None = None
         self._reserved: dict[Kind, asyncio.Event] = {}
@@ -253,6 +266,7 @@ class Journal:
             raise
         self.alive_at = self._database.alive_at
         self._numbers = count(self._database.highest + 1)
+        self._places = self._database.places
         return self
 
     async def __aexit__(
@@ -324,13 +338,27 @@ class Journal:
 
     async def find(self, places: Sequence[bytes]) -> list[list[Row]]:
         """Return the rows of each place, the latest last."""
-        return await self._call(lambda database: database.find(places))
+        # The places are kept in memory: an index would cost more than all the rest of a write, as
+        # each entry would touch a page of its own.
+        numbers = [self._places.numbers(place) for place in places]
+        wanted = [number for some in numbers for number in some]
+        if not wanted:
+            return [[] for _ in places]
+        rows = await self._call(lambda database: database.numbered(wanted))
+        return [
+            [rows[number] for number in sorted(some) if rows[number].place == place]
+            for place, some in zip(places, numbers, strict=True)
+        ]
 
     async def write(self, rows: Sequence[Row]) -> None:
         """Write rows, and return when the disk has them."""
         if rows:
-            await self._call(lambda database: database.write(rows))
+            # Made here, as the thread could do it only by turns with the loop.
+            columns = [row.to_columns() for row in rows]
+            await self._call(lambda database: database.write(columns))
             self.alive_at = time.time()
+            for row in rows:
+                self._places.add(row.place, row.number)
 
     async def touch(self) -> None:
         """Write down that this process is alive."""
@@ -462,12 +490,14 @@ class _Database:
         identity: What tells this journal from every other.
         alive_at: When it was last written to before it was opened.
         highest: The highest number of a row at the opening.
+        places: The places of all rows at the opening, and their numbers.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.alive_at = 0.0
         self.highest = 0
+        self.places = Digests()
         with _errors(path):
             target = os.path.realpath(path)
             self._lock = _Lock(target, path)
@@ -513,6 +543,7 @@ class _Database:
         for columns in self._connection.execute(f"SELECT {_COLUMNS} FROM entry ORDER BY number"):  # noqa: S608
             row = _read_row(columns, self._path)
             self.highest = row.number
+            self.places.add(row.place, row.number)
             self.alive_at = max(self.alive_at, row.updated_at)
 
     def transact(self, calls: Iterable[Callable[[_Database], object]]) -> list[object]:
@@ -528,12 +559,10 @@ class _Database:
                 raise
             return results
 
-    def find(self, places: Sequence[bytes]) -> list[list[Row]]:
-        """Return the rows of each place, the latest last."""
-        found: dict[bytes, list[Row]] = {place: [] for place in places}
-        for row in self.rows(f"place IN ({', '.join('?' * len(found))})", tuple(found)):
-            found[row.place].append(row)
-        return [found[place] for place in places]
+    def numbered(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Return the rows with these numbers."""
+        where = f"number IN ({', '.join(map(str, numbers))})"
+        return {row.number: row for row in self.rows(where, ())}
 
     def rows(self, where: str, values: Sequence[object]) -> list[Row]:
         """Return the rows that a condition holds for."""
@@ -542,9 +571,12 @@ class _Database:
             _read_row(columns, self._path) for columns in self._connection.execute(query, values)
         ]
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write rows, new ones and changed ones."""
-        self._connection.executemany(_WRITE, [row.to_columns() for row in rows])
+    def write(self, rows: Sequence[tuple[object, ...]]) -> None:
+        """Write rows, new ones and changed ones; each statement gives the loop's thread up once."""
+        for start in range(0, len(rows), _MOST_ROWS):
+            some = rows[start : start + _MOST_ROWS]
+            values = tuple(chain.from_iterable(some))
+            self._connection.execute(_write_statement(len(some)), values)
 
     def touch(self) -> None:
         """Write down that this process is alive."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from array import array
 from hashlib import blake2b
 
+from aiofiles_api.digests import Digests
 from aiofiles_api.partfile import safe_filename
 
 __all__ = ["Names"]
@@ -20,18 +20,12 @@ _LONGEST_NAME = 255
 _LONGEST_MARK = 64
 """Bytes of an id that go into a name; of a longer one, its digest does."""
 
-_FIRST_SLOTS = 64
-
 
 class Names:
-    """The names that files of one directory have been given.
-
-    An open-addressing table of digests: some 16 to 32 bytes a name.
-    """
+    """The names that files of one directory have been given."""
 
     def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * _FIRST_SLOTS))
-        self._count = 0
+        self._given = Digests()
 
     def choose(self, filename: str, file_id: str) -> str:
         """Return a safe name that no other file has, and give it.
@@ -50,30 +44,9 @@ class Names:
         """Give a name away; `False` when somebody has it."""
         folded = unicodedata.normalize("NFKD", name).casefold()
         folded = unicodedata.normalize("NFKD", folded)
-        digest = blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        if not self._add(int.from_bytes(digest, "little") or 1):  # 0 is an empty slot
-            return False
-        self._count += 1
-        if 3 * self._count > 2 * len(self._slots):
-            self._grow()
-        return True
-
-    def _add(self, value: int) -> bool:
-        slots = self._slots
-        mask = len(slots) - 1
-        place = value & mask
-        while found := slots[place]:
-            if found == value:
-                return False
-            place = (place + 1) & mask
-        slots[place] = value
-        return True
-
-    def _grow(self) -> None:
-        values, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
-        for value in values:
-            if value:
-                self._add(value)
+        return self._given.add(
+            blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        )
 
 
 def _marked(plain: str, file_id: str, number: int) -> str:
