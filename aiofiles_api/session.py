@@ -422,10 +422,10 @@ class SessionManager:
         await join(self._closing)
 
     async def _close(self, caller: asyncio.Task[object] | None) -> None:
-        others = [entry for task, entry in self._active.items() if task is not caller]
-        for registration in others:
-            registration.interrupt()
-        while any(registration.task in self._active for registration in others):
+        others = [task for task in self._active if task is not caller]
+        for task in others:
+            self._active[task].interrupt(task)
+        while any(task in self._active for task in others):
             self._left.clear()
             await self._left.wait()
         for exchange in list(self._exchanges):
@@ -606,12 +606,12 @@ class _Registered:
     chunk of a stream.
     """
 
-    __slots__ = ("_active", "_cancellations_before", "_interrupted", "_left", "task")
+    __slots__ = ("_active", "_cancellations_before", "_interrupted", "_left", "_task")
 
     def __init__(
         self, active: dict[asyncio.Task[object], _Registered], left: asyncio.Event
     ) -> None:
-        self.task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._active = active
         self._left = left
         self._interrupted = False
@@ -619,7 +619,7 @@ class _Registered:
     def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is not None and task not in self._active:
-            self.task = task
+            self._task = task
             self._cancellations_before = task.cancelling()
             self._active[task] = self
 
@@ -629,7 +629,7 @@ class _Registered:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task = self.task
+        task = self._task
         if task is None:
             return
         del self._active[task]
@@ -638,11 +638,10 @@ class _Registered:
         if is_cancelled and self._interrupted and task.uncancel() <= self._cancellations_before:
             raise _closed_error() from None
 
-    def interrupt(self) -> None:
-        """Cancel the task, and remember that it was us."""
+    def interrupt(self, task: asyncio.Task[object]) -> None:
+        """Cancel the task that it is entered by, and remember that it was us."""
         self._interrupted = True
-        if self.task is not None:
-            self.task.cancel()
+        task.cancel()
 
 
 class _Operation:
@@ -759,7 +758,7 @@ class _Payload(aiohttp.Payload):
 
     async def _send_span(self, writer: AbstractStreamWriter, span: Span) -> None:
         transport = writer.transport
-        if transport is None:
+        if transport is None:  # pragma: no cover - it may be lost between any two pieces
             raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
         if self._sender is None:
             # What was written before must have left, and nothing may be written meanwhile.

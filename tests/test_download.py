@@ -137,6 +137,26 @@ async def test_a_directory_gets_the_servers_filename_made_safe(
     assert len(os.listdir(tmp_path)) == 1
 
 
+async def test_a_directory_of_the_files_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").mkdir()
+    async with raw_server(reply(SMALL)) as raw, client_of(raw) as files:
+        with pytest.raises(DestinationError, match=r"data\.jsonl' is a directory"):
+            await files.download(described(), tmp_path)
+        assert raw.connections == 0
+    assert os.listdir(tmp_path / "data.jsonl") == []
+
+
+async def test_many_downloads_at_a_time_come_whole_in_small_pieces(
+    server: Emulator, tmp_path: Path
+) -> None:
+    contents = [os.urandom(1_500_000) for _ in range(16)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        stored = [await files.upload(content, purpose="batch") for content in contents]
+        await asyncio.gather(*(files.download(file, tmp_path / file.id) for file in stored))
+    for file, content in zip(stored, contents, strict=True):
+        assert (tmp_path / file.id).read_bytes() == content
+
+
 def _json(text: str) -> bytes:
     return b'"' + text.encode().replace(b"\0", b"\\u0000") + b'"'
 

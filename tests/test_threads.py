@@ -76,6 +76,24 @@ async def test_a_result_that_is_there_already_is_returned_at_once(threads: Threa
     assert await join(future) == 3
 
 
+async def test_what_nobody_waits_for_any_more_disturbs_nobody(threads: Threads) -> None:
+    for outcome in (lambda: "done", fail):
+        work = Work(outcome)
+        forgotten, other = threads.start(work), threads.start(lambda: "other")
+        forgotten.cancel()
+        work.released.set()
+        assert await join(other) == "other"
+
+
+async def test_another_thread_joins_in_where_one_does_not_get_on(threads: Threads) -> None:
+    slow = Work()
+    waiting = threads.start(slow)
+    assert await threads.run(lambda: "quick") == "quick"
+    assert not waiting.done()
+    slow.released.set()
+    assert await join(waiting) == "done"
+
+
 async def test_a_cancelled_task_waits_for_its_thread(threads: Threads) -> None:
     work = Work()
     task = asyncio.create_task(threads.run(work))
