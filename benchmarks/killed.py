@@ -5,8 +5,7 @@
 
 The server, and each run of the client, are processes of their own. A run is killed with SIGKILL at
 a random moment; the next one begins with the journal that it has left. At the end the files on the
-server
-are read, and held against the sources and the journal.
+server are read, and held against the sources and the journal.
 """
 
 from __future__ import annotations
