@@ -2,6 +2,7 @@
 
 python -m benchmarks                         # every row of the table
 python -m benchmarks --growth                # how the cost grows, for the plots
+python -m benchmarks --growth --alone        # the same, without the peers' quarter of an hour
 python -m benchmarks --only 'download*,list' # some rows, by name
 python -m benchmarks --quick                 # everything tiny, to see that it runs
 python -m benchmarks --list                  # the names of the rows
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import attrs
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -44,6 +46,7 @@ def arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="everything tiny, one run, no warm-up: for CI")
     add("--only", metavar="NAME[,NAME]", help="only these rows; * and ? stand for any letters")
     add("--growth", action="store_true", help="the rows of the plots instead of the table's")
+    add("--alone", action="store_true", help="with --growth: this client, without its peers")
     add("--runs", type=int, default=5, help="runs of each contender after the warm-up (5)")
     add("--uvloop", action="store_true", help="let the contenders run on uvloop")
     add("--dir", type=Path, default=Path(tempfile.gettempdir()), help="for temporary files")
@@ -85,6 +88,8 @@ def measured(asked: argparse.Namespace) -> Results:
     if asked.source:
         return Results.load(asked.source)
     sizes = QUICK if asked.quick else FULL
+    if asked.alone:
+        sizes = attrs.evolve(sizes, growing_peers=False)
     if asked.growth:
         table = growth(sizes)
     elif asked.quick or asked.only:
