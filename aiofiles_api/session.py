@@ -92,9 +92,8 @@ _NEVER_WAITS = 32 * 1024
 """Bytes that a connection's transport always takes at once, together with a request's headers
 (asyncio's transports and aiohttp's writer: 64 KiB), so that nobody need watch whether they move."""
 
-_BYTES_A_TURN = 512 * 1024
-_PIECES_A_TURN = 64
-"""What is sent in one turn of the loop: encrypting takes about a millisecond for so much."""
+_TURN = 0.001
+"""Seconds for which one upload may keep the loop: its source and its connection may never wait."""
 
 _IDLE = 4.0
 """Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
@@ -742,7 +741,7 @@ class _Payload(aiohttp.Payload):
                 else:
                     await writer.write(piece)
                     watch.written += len(piece)
-                    await turn.end_if_long(len(piece))
+                    await turn.end_if_long()
                 piece = await self._read()
         finally:
             watch.stop()
@@ -794,16 +793,13 @@ class _Turn:
     """
 
     def __init__(self) -> None:
-        self._bytes = 0
-        self._pieces = 0
+        self._ends_at = time.monotonic() + _TURN
 
-    async def end_if_long(self, size: int) -> None:
-        """Count a piece, and let others have the loop after some."""
-        self._bytes += size
-        self._pieces += 1
-        if self._bytes >= _BYTES_A_TURN or self._pieces >= _PIECES_A_TURN:
-            self._bytes = self._pieces = 0
+    async def end_if_long(self) -> None:
+        """Let others have the loop, if it was kept for long."""
+        if time.monotonic() >= self._ends_at:
             await asyncio.sleep(0)
+            self._ends_at = time.monotonic() + _TURN
 
 
 class _StallWatch:

@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
@@ -27,6 +27,7 @@ from aiofiles_api.errors import (
     SourceError,
     SourceNotReplayableError,
 )
+from aiofiles_api.sendfile import Span
 from aiofiles_api.threads import Threads, join, settle
 
 __all__ = [
@@ -292,19 +293,46 @@ class _ThreadReader:
 class FileReader(_ThreadReader):
     """Chunks of a regular file, for whoever does not have the kernel send them from it directly.
 
-    Attributes:
-        descriptor: The open file's.
+    Args:
+        threads: Where to read.
+        read: Reads the next chunk.
+        descriptor: The open file's, and its reader's own.
+        start: Where in the file to begin.
+        length: Bytes from there to the end.
+        leave: Called with the place behind the last span, if any was taken.
     """
 
     def __init__(
-        self, threads: Threads, descriptor: int, size: int, read: Callable[[], bytes]
+        self,
+        threads: Threads,
+        read: Callable[[], bytes],
+        *,
+        descriptor: int,
+        start: int,
+        length: int,
+        leave: Callable[[int], object] | None = None,
     ) -> None:
-        super().__init__(threads, read, length=size, close=partial(os.close, descriptor))
-        self.descriptor = descriptor
+        super().__init__(threads, read, length=length, close=self._leave)
+        self._descriptor = descriptor
+        self._start = self._place = start
+        self._leave_at = leave
+
+    def take(self, length: int) -> Span:
+        """Return the next bytes as a span, instead of reading them."""
+        span = Span(self._descriptor, self._place, length)
+        self._place += length
+        return span
 
     async def current_length(self) -> int:
-        """Return the file's length now."""
-        return await self._threads.run(lambda: os.fstat(self.descriptor).st_size)
+        """Return the bytes from the beginning to where the file ends now."""
+        return await self._threads.run(lambda: os.fstat(self._descriptor).st_size) - self._start
+
+    def _leave(self) -> None:
+        try:
+            if self._leave_at is not None and self._place > self._start:
+                self._leave_at(self._place)
+        finally:
+            os.close(self._descriptor)
 
 
 class _PipeReader:
@@ -359,14 +387,7 @@ class _PathSource:
     async def open(self) -> Reader:
         if self.is_spent:
             raise _not_replayable(self._what)
-        opening = self._threads.start(self._open)
-        try:
-            return await join(opening)
-        except asyncio.CancelledError:
-            # The thread may have opened it all the same, and now nobody else knows.
-            if opening.exception() is None:
-                await opening.result().aclose()
-            raise
+        return await _open_in_thread(self._threads, self._open)
 
     def _open(self) -> Reader:
         try:
@@ -387,7 +408,9 @@ class _PathSource:
                 return self._read_whole(descriptor)
             keep_open = True
             read = partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
-            return FileReader(self._threads, descriptor, status.st_size, read)
+            return FileReader(
+                self._threads, read, descriptor=descriptor, start=0, length=status.st_size
+            )
         finally:
             if not keep_open:
                 os.close(descriptor)
@@ -421,9 +444,23 @@ class _FileSource:
         return self._consumed and self._start is None
 
     async def open(self) -> Reader:
-        length = await self._threads.run(self._rewind)
+        return await _open_in_thread(self._threads, self._open)
+
+    def _open(self) -> Reader:
+        length = self._rewind()
         read = partial(_read_chunk, self._read, self._chunk_size, self._what)
-        return _ThreadReader(self._threads, read, length=length)
+        start = self._start
+        if start is None or length is None or length <= _SMALL or not _is_plain(self._file):
+            return _ThreadReader(self._threads, read, length=length)
+        return FileReader(
+            self._threads,
+            read,
+            # One of our own: the caller may close theirs at any time.
+            descriptor=os.dup(self._file.fileno()),
+            start=start,
+            length=length,
+            leave=self._leave,
+        )
 
     def _rewind(self) -> int | None:
         """Go to where it stood, and return the length from there if that can be known."""
@@ -439,6 +476,12 @@ class _FileSource:
     def _read(self, size: int) -> object:
         self._consumed = True
         return self._file.read(size)
+
+    def _leave(self, place: int) -> None:
+        """Leave the file object where reading it would have."""
+        self._consumed = True
+        with suppress(OSError, ValueError):  # the caller may have closed it
+            self._file.seek(place)
 
 
 class _AsyncFileSource:
@@ -576,6 +619,26 @@ def _checked_chunk(chunk: object, what: str) -> bytes:
         return bytes(chunk)
     msg = f"{what} gave a {type(chunk).__name__} instead of bytes; use a binary, blocking one"
     raise SourceError(msg)
+
+
+def _is_plain(file: object) -> TypeGuard[io.BufferedReader]:
+    """Return whether a file object's bytes are those of a regular file, and nothing between."""
+    # Exactly these: what is derived from them may give other bytes than the file has.
+    raw = file
+    if type(file) is io.BufferedReader or type(file) is io.BufferedRandom:
+        raw = file.raw
+    return type(raw) is io.FileIO and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+
+
+async def _open_in_thread(threads: Threads, open_reader: Callable[[], Reader]) -> Reader:
+    opening = threads.start(open_reader)
+    try:
+        return await join(opening)
+    except asyncio.CancelledError:
+        # The thread may have opened it all the same, and now nobody else knows.
+        if opening.exception() is None:
+            await opening.result().aclose()
+        raise
 
 
 def _position(file: _SeekableFile) -> int | None:

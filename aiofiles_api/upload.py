@@ -313,7 +313,7 @@ class _FormBody:
         yield self._envelope.prefix
         size, total = _FIRST_SPAN, file.length or 0
         while self._sent < total:
-            span = Span(file.descriptor, self._sent, min(size, total - self._sent))
+            span = file.take(min(size, total - self._sent))
             if self._sent + span.length == total and (now := await file.current_length()) != total:
                 raise self._changed(now)
             began = time.monotonic()

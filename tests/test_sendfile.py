@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -23,9 +26,12 @@ from aiofiles_api import (
     SourceError,
     Timeouts,
 )
-from aiofiles_api.emulator import Emulator
+from aiofiles_api.emulator import Emulator, Fault, Reset
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.threads import Threads
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 pytestmark = pytest.mark.anyio
 
@@ -170,24 +176,112 @@ async def files(server: Emulator) -> AsyncIterator[FilesClient]:
         yield files
 
 
-async def test_an_upload_has_the_kernel_send_its_file(
-    files: FilesClient, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = 0
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each call of sendfile(2)."""
+    sent: list[int] = []
     sendfile = os.sendfile
 
     def counted(*arguments: int) -> int:
-        nonlocal sent
-        count = sendfile(*arguments)
-        sent += count
-        return count
+        sent.append(sendfile(*arguments))
+        return sent[-1]
 
     monkeypatch.setattr(os, "sendfile", counted)
+    return sent
+
+
+async def test_an_upload_has_the_kernel_send_its_file(
+    files: FilesClient, path: Path, sent: list[int]
+) -> None:
     seen: list[Progress] = []
     file = await files.upload(path, purpose="batch", progress=seen.append)
     assert await files.read(file) == CONTENT
-    assert sent == len(CONTENT)
+    assert sum(sent) == len(CONTENT)
     assert (seen[0].done, seen[-1].done) == (0, len(CONTENT))
+
+
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", -1), ("rb", 0), ("r+b", -1)])
+async def test_an_open_file_is_sent_by_the_kernel_from_where_it_stands(
+    files: FilesClient, path: Path, sent: list[int], mode: str, buffering: int
+) -> None:
+    with path.open(mode, buffering) as opened:
+        opened.read(10)
+        file = await files.upload(opened, purpose="batch")
+        assert opened.tell() == len(CONTENT)
+    assert await files.read(file) == CONTENT[10:]
+    assert sum(sent) == len(CONTENT) - 10
+
+
+async def test_what_was_written_and_not_flushed_is_sent_too(
+    files: FilesClient, sent: list[int]
+) -> None:
+    with tempfile.TemporaryFile() as opened:
+        opened.write(CONTENT)
+        opened.write(b"and more")
+        opened.seek(0)
+        file = await files.upload(opened, purpose="batch", filename="a")
+    assert await files.read(file) == CONTENT + b"and more"
+    assert sum(sent) == len(CONTENT) + 8
+
+
+class Upper(io.BufferedReader):
+    """Gives other bytes than its file has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size).upper()
+
+
+class UpperRaw(io.FileIO):
+    """Does the same below a buffer."""
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        count = super().readinto(buffer)
+        view = memoryview(buffer)[:count]
+        view[:] = bytes(view).upper()
+        return count
+
+
+@pytest.mark.parametrize("reader", [Upper, io.BufferedReader])
+async def test_a_file_object_that_gives_other_bytes_than_its_file_is_read(
+    files: FilesClient, path: Path, sent: list[int], reader: type[io.BufferedReader]
+) -> None:
+    path.write_bytes(b"abc" * 200_000)
+    raw = io.FileIO(path) if reader is Upper else UpperRaw(path)
+    with reader(raw) as opened:
+        file = await files.upload(opened, purpose="batch", filename="a")
+    assert await files.read(file) == b"ABC" * 200_000
+    assert sent == []
+
+
+async def test_an_open_file_is_sent_anew_after_a_failure(
+    server: Emulator, files: FilesClient, path: Path
+) -> None:
+    server.faults = [Fault(Reset("request", at=1_000_000), on="upload", nth=1)]
+    with path.open("rb") as opened:
+        opened.read(10)
+        file = await files.upload(opened, purpose="batch")
+    assert await files.read(file) == CONTENT[10:]
+
+
+async def test_an_open_file_may_be_closed_while_it_is_sent(server: Emulator, path: Path) -> None:
+    async with nothing_leaks(), FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        opened = path.open("rb")
+        file = await files.upload(opened, purpose="batch", progress=lambda _: opened.close())
+        assert await files.read(file) == CONTENT
+
+
+async def test_an_open_file_that_changes_before_its_end_is_never_stored(
+    files: FilesClient, path: Path
+) -> None:
+    with path.open("rb") as opened:
+        opened.read(10)
+        with pytest.raises(SourceChangedError, match="nothing was stored"):
+            await files.upload(
+                opened,
+                purpose="batch",
+                progress=lambda _: os.truncate(path, len(CONTENT) + 1),
+            )
+    assert [file async for file in files.list()] == []
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -944,7 +944,9 @@ async def test_a_spooled_source_can_be_read_again_and_knows_its_length(
         assert not copy.is_spent
         for _ in range(2):
             assert await whole(copy) == content
-        assert (await copy.open()).length == len(content)
+        reader = await copy.open()
+        assert reader.length == len(content)
+        await reader.aclose()
 
 
 async def test_what_cannot_be_read_cannot_be_spooled(threads: WatchedThreads) -> None:
