@@ -912,6 +912,47 @@ async def test_what_could_not_be_written_down_is_found_by_the_next_run(
     assert (await contents(files)).total() == 1
 
 
+async def test_what_is_done_when_a_run_fails_is_written_down_and_handed_out(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    """The second is done while the first is being written down, and then the third fails all."""
+    paths = sources(tmp_path / "in", 3)
+    is_writing, is_ending = asyncio.Event(), asyncio.Event()
+
+    class Slow(Journal):
+        async def write(self, rows: Sequence[Row]) -> None:
+            if any(row.state == "done" for row in rows):
+                is_writing.set()
+                await is_ending.wait()
+            await super().write(rows)
+
+    async def items() -> AsyncIterator[str]:
+        yield paths[0]
+        await is_writing.wait()
+        yield paths[1]
+        yield paths[2]
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_ending.set()  # all stages are cancelled
+
+    def sink(item: str, progress: Progress) -> None:
+        if item == paths[2]:
+            raise LookupError("no more")
+
+    done = []
+    async with Slow(tmp_path / "journal") as journal:
+        manager = TransferManager(files, concurrency=1, journal=journal)
+        with pytest.raises(LookupError, match="no more"):
+            async for outcome in manager.upload_all(items(), purpose="batch", progress=sink):
+                assert outcome.result is not None
+                done.append((outcome.item, outcome.result.id))
+    assert [path for path, _ in done] == paths[:2]
+    found = await entries(tmp_path / "journal")
+    assert [entry.state for entry in found] == ["done", "done", "started"]
+    assert [(entry.key, entry.file_id) for entry in found[:2]] == done
+
+
 async def test_a_disk_that_is_full_ends_the_run(files: FilesClient, tmp_path: Path) -> None:
     paths = sources(tmp_path / "in", 300)
     async with Journal(tmp_path / "journal") as journal:
