@@ -3,9 +3,12 @@
     python -m benchmarks.killed            # 20,000 files of 4 KB, 20 kills
     python -m benchmarks.killed --quick    # 400 files, 4 kills
 
-The server, and each run of the client, are processes of their own. A run is killed with SIGKILL at
-a random moment; the next one begins with the journal that it has left. At the end the files on the
-server are read, and held against the sources and the journal.
+The server, and each run of the client, are processes of their own. A run is killed with SIGKILL;
+the next one begins with the journal that it has left. Most kills come a little after a random
+number of outcomes, each at a greater one than the last; the others while a run starts and looks for
+what the one before it had begun. How fast the machine is does not matter: a run that is to be
+killed takes no outcome more, and has only what was pulled ahead to work on, until the kill comes.
+At the end the files on the server are read, and held against the sources and the journal.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import attrs
 from anyio.abc import Process
 
 from aiofiles_api import FilesClient, TransferManager, read_journal
@@ -32,6 +36,37 @@ from aiofiles_api import FilesClient, TransferManager, read_journal
 _KEY = "sk-killed"
 _CONCURRENCY = 32
 _SIZE = 4096
+
+_LONGEST_START = 2.0
+"""Seconds in which a run starts, and mostly still looks for what was begun (up to 4 s)."""
+
+_LONGEST_WORK = 0.05
+"""Seconds in which a run that takes no more outcomes still has something to do."""
+
+
+@attrs.frozen
+class Kill:
+    """When a run is killed.
+
+    Attributes:
+        outcomes: The outcomes that it takes before; 0 for a kill at its start.
+        seconds: The time from then on, or from the start.
+    """
+
+    outcomes: int
+    seconds: float
+
+
+def plan(count: int, kills: int, dice: random.Random) -> list[Kill]:
+    """Choose when so many runs are killed: a quarter at their start, but not the first one."""
+    starts = kills // 4
+    most = count - 2 * _CONCURRENCY  # more than are pulled ahead, so that the last run has work
+    progress = sorted(dice.sample(range(1, most), kills - starts))
+    chosen = [Kill(outcomes, dice.uniform(0, _LONGEST_WORK)) for outcomes in progress]
+    for _ in range(starts):
+        kill = Kill(0, dice.uniform(0, _LONGEST_START))
+        chosen.insert(dice.randint(1, len(chosen)), kill)
+    return chosen
 
 
 @asynccontextmanager
@@ -65,27 +100,34 @@ async def serve(folder: str) -> None:
         await asyncio.Event().wait()
 
 
-async def upload(base_url: str, folder: str, journal: str) -> None:
-    """Be one run: upload all that is in a folder."""
+async def upload(base_url: str, folder: str, journal: str, most: str) -> None:
+    """Be one run: upload all that is in a folder, or take so many outcomes and wait for the end."""
     sources: Iterator[str] = (entry.path for entry in os.scandir(folder))
+    taken = 0
     async with FilesClient(base_url=base_url, api_key=_KEY) as files:
         manager = TransferManager(files, concurrency=_CONCURRENCY, journal=journal)
         async for outcome in manager.upload_all(sources, purpose="user_data"):
             if outcome.error is not None:
                 raise outcome.error
+            taken += 1
+            if taken >= int(most):
+                print(taken, flush=True)
+                await asyncio.Event().wait()
 
 
-async def run_and_kill(base_url: str, folder: Path, journal: Path, seconds: float | None) -> bool:
-    """Start a run and kill it after some time; return whether it came to its end."""
-    run = ["--upload", base_url, str(folder), str(journal)]
-    command = [sys.executable, "-m", "benchmarks.killed", *run]
-    async with await anyio.open_process(command, stdout=None, stderr=None) as process:
-        with anyio.move_on_after(seconds):
-            if await process.wait():
-                raise SystemExit("a run has failed")
-            return True
-        process.send_signal(signal.SIGKILL)
-        return False
+async def run(base_url: str, folder: Path, journal: Path, kill: Kill | None) -> None:
+    """Start a run and kill it when it is time, or let it come to its end."""
+    most = sys.maxsize if kill is None else kill.outcomes
+    arguments = ["--upload", base_url, str(folder), str(journal), str(most)]
+    command = [sys.executable, "-m", "benchmarks.killed", *arguments]
+    async with await anyio.open_process(command, stderr=None) as process:
+        if kill is not None:
+            if kill.outcomes:
+                await first_line(process)
+            await anyio.sleep(kill.seconds)
+            process.send_signal(signal.SIGKILL)
+        if await process.wait() != (0 if kill is None else -signal.SIGKILL):
+            raise SystemExit("a run has failed")
 
 
 async def audit(base_url: str, folder: Path, journal: Path) -> bool:
@@ -122,16 +164,14 @@ async def campaign(count: int, kills: int, seed: int) -> bool:
             content = b"%020d" % (number // 2 if number % 20 == 1 else number)
             (folder / f"{number}.bin").write_bytes(content * (_SIZE // len(content)))
         async with server(Path(name, "data")) as base_url:
-            killed = 0
             began = time.monotonic()
-            is_over = False
-            while not is_over:
-                # Most of a run's time is to be spent with uploads; some kills come at its start.
-                longest = 3 + count / kills / 400
-                seconds = dice.uniform(0.3, longest) if killed < kills else None
-                is_over = await run_and_kill(base_url, folder, journal, seconds)
-                killed += not is_over
-            print(f"  {killed} kills, {time.monotonic() - began:.0f} s")
+            chosen = plan(count, kills, dice)
+            for kill in chosen:
+                await run(base_url, folder, journal, kill)
+            await run(base_url, folder, journal, None)
+            starts = sum(not kill.outcomes for kill in chosen)
+            seconds = time.monotonic() - began
+            print(f"  {len(chosen)} kills, {starts} of them at a start, {seconds:.0f} s")
             return await audit(base_url, folder, journal)
 
 
@@ -141,7 +181,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="400 files and 4 kills")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--serve", metavar="FOLDER", help=argparse.SUPPRESS)
-    parser.add_argument("--upload", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--upload", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         asyncio.run(serve(arguments.serve))
