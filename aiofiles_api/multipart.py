@@ -90,7 +90,7 @@ def _quote(name: str) -> str:
 
 
 def _normalize_newlines(value: str) -> str:
-    return _NEWLINE.sub("\r\n", value)
+    return value if value.isprintable() else _NEWLINE.sub("\r\n", value)
 
 
 def _encode(text: str) -> bytes:

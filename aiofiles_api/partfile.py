@@ -404,7 +404,7 @@ class PartFile:
 
 def _absolute(path: Path) -> str:
     # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
-    return os.path.join(os.getcwd(), path)
+    return str(path) if path.is_absolute() else os.path.join(os.getcwd(), path)
 
 
 def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:

@@ -592,7 +592,8 @@ class Exchange:
     async def close(self) -> None:
         """End the exchange of an attempt that holds no slot of its own."""
         self._is_open = False
-        self._response.close()  # which does nothing to a connection already given back
+        if not self._response.closed:  # as it is when it was read to its end
+            self._response.close()
         if self._payload is not None:
             await self._payload.aclose()
 

@@ -405,7 +405,7 @@ class _PathSource:
                 keep_open = self._is_consumed_pipe = True
                 return _PipeReader(self._threads, descriptor, self._what)
             if status.st_size <= _SMALL:
-                return self._read_whole(descriptor)
+                return self._read_whole(descriptor, status.st_size)
             keep_open = True
             read = partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
             return FileReader(
@@ -415,14 +415,23 @@ class _PathSource:
             if not keep_open:
                 os.close(descriptor)
 
-    def _read_whole(self, descriptor: int) -> Reader:
-        content = bytearray()
-        while chunk := _read_chunk(partial(os.read, descriptor), lambda: _SMALL + 1, self._what):
-            content += chunk
-            if len(content) > _SMALL:
-                msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
-                raise SourceChangedError(msg)
+    def _read_whole(self, descriptor: int, size: int) -> Reader:
+        read = partial(os.read, descriptor)
+        # One byte more is asked for: where it does not come, this is the end.
+        content = _read_chunk(read, lambda: size + 1, self._what)
+        if len(content) != size:  # it has changed, or is one of /proc, whose lengths are 0
+            content = b"".join((content, *self._rest(read)))
+        if len(content) > _SMALL:
+            msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
+            raise SourceChangedError(msg)
         return _MemoryReader(memoryview(content))
+
+    def _rest(self, read: Callable[[int], object]) -> Iterator[bytes]:
+        """Yield what is behind, a little more than is allowed at most."""
+        left = _SMALL
+        while left > 0 and (chunk := _read_chunk(read, lambda: _SMALL, self._what)):
+            left -= len(chunk)
+            yield chunk
 
 
 class _FileSource:

@@ -14,7 +14,7 @@ import mimetypes
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import get_args
 
@@ -48,6 +48,8 @@ from aiofiles_api.sources import (
 __all__ = ["upload"]
 
 _log = logging.getLogger("aiofiles_api")
+
+_WAYS: tuple[str, ...] = get_args(OnUncertain)
 
 _SINGLE = 256 * 1024
 """A body up to this length is sent in one piece."""
@@ -83,22 +85,20 @@ async def upload(
     `idempotency_key` is that of an earlier process which may have sent the same already, and
     `on_attempt` is called with the number of each attempt before it is made.
     """
-    if on_uncertain not in get_args(OnUncertain):
-        msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(get_args(OnUncertain))}"
+    if on_uncertain not in _WAYS:
+        msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(_WAYS)}"
         raise InvalidArgumentError(msg)
     expiry = None if expires_after is None else ExpiresAfter.of(expires_after)
     fields = upload_fields(purpose, expiry)
-    opened = as_source(source, session.threads, chunk_size=session.sending.share)
-    name = opened.name or "upload" if filename is None else filename
+    given = as_source(source, session.threads, chunk_size=session.sending.share)
+    name = given.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
-    async with session.operation(f"uploading {name[:80]!r}"), AsyncExitStack() as stack:
-        stack.enter_context(session.sending)
-        if spool:
-            opened = await stack.enter_async_context(spooled(opened, session.threads))
+    copied = spooled(given, session.threads) if spool else nullcontext(given)
+    async with session.operation(f"uploading {name[:80]!r}"), copied as replayable:
         sending = _Sending(
             session,
             claims,
-            source=opened,
+            source=replayable,
             envelope=envelope,
             purpose=purpose,
             filename=name,
@@ -106,7 +106,8 @@ async def upload(
             idempotency_key=idempotency_key,
             on_attempt=on_attempt,
         )
-        return await sending.run(on_uncertain)
+        with session.sending:
+            return await sending.run(on_uncertain)
 
 
 class _Sending:
