@@ -159,7 +159,7 @@ class Lane:
     def _run(self, entry: Entry, sources: Path) -> Outcome:
         job = entry.job
         if job.operation == "import":
-            return _child([sys.executable, "-c", _IMPORT.format(job.module)], "", os.environ)
+            return _child([sys.executable, "-c", _IMPORT.format(job.module)], "", _compiling())
         destination = self.folder / "destination"
         destination.mkdir()
         authority = f"{self.folder}/authority.pem"
@@ -189,6 +189,15 @@ class Lane:
         finally:
             shutil.rmtree(destination)
         return {**outcome, "server": after.cpu - before.cpu}
+
+
+def _compiling() -> dict[str, str]:
+    """Return an environment in which Python keeps what it compiles.
+
+    Installers leave bytecode beside what they install, so the peers have it. Ours stands in a
+    working copy, and is compiled in the run that does not count, as in a user's first one.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _child(command: Sequence[str], text: str, environment: Mapping[str, str]) -> Outcome:
