@@ -227,7 +227,7 @@ def _problem_of_base_url(base_url: str) -> str | None:
     return None
 
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 """What RFC 9110 calls a token (section 5.6.2)."""
 
 _OUR_HEADERS = frozenset(
@@ -246,7 +246,7 @@ _OUR_HEADERS = frozenset(
 
 
 def _checked_header(name: str, value: str) -> Secret:
-    if not _HEADER_NAME.fullmatch(name):
+    if not re.fullmatch(_HEADER_NAME, name):
         msg = f"headers: {name!r} is no header name; use letters, digits and '-'"
         raise ConfigurationError(msg)
     if name.lower() in _OUR_HEADERS:

@@ -37,10 +37,10 @@ _LONGEST_NAME = 255
 
 _LONGEST_EXTENSION = 32
 
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|$)")
+_RESERVED = r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|$)"
 """Names of devices on Windows, with anything behind a space or a dot."""
 
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_UNSAFE = r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 """Control characters, what Windows forbids, and what makes a name show otherwise than it is."""
 
 
@@ -115,7 +115,7 @@ def safe_filename(filename: str, *, fallback: str) -> str:
         fallback: The name to use where nothing of `filename` is left; made safe as well.
     """
     name = _plain(filename) or _plain(fallback) or "file"
-    if name.startswith(".") or _RESERVED.match(name):
+    if name.startswith(".") or re.match(_RESERVED, name):
         name = f"_{name.lstrip('.')}"
     stem, extension = os.path.splitext(name)
     if len(extension.encode()) > _LONGEST_EXTENSION:
@@ -125,7 +125,7 @@ def safe_filename(filename: str, *, fallback: str) -> str:
 
 def _plain(filename: str) -> str:
     """Return the last part of a path with what is unsafe replaced, empty if that is all of it."""
-    name = _strip_end(_UNSAFE.sub("_", re.split(r"[/\\]", filename)[-1]).lstrip())
+    name = _strip_end(re.sub(_UNSAFE, "_", re.split(r"[/\\]", filename)[-1]).lstrip())
     return name if re.search(r"[^._\s]", name) else ""
 
 

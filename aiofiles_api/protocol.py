@@ -70,7 +70,7 @@ _LARGEST_PAGE = 10_000
 
 _ID_IN_PATH = re.compile("(?<=^files/)[^/]+")
 
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNPRINTABLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
 """What could steer a terminal, and what UTF-8 cannot say."""
 
 Method: TypeAlias = Literal["GET", "POST", "DELETE"]
@@ -137,7 +137,7 @@ class Reply:
             # Shorter ones than this are no secret, and removing them would garble every word.
             if len(secret) >= 6:  # noqa: PLR2004
                 text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
-        return _UNPRINTABLE.sub("\ufffd", text)
+        return re.sub(_UNPRINTABLE, "\ufffd", text)
 
 
 @attrs.frozen
