@@ -12,8 +12,8 @@ section 4.2).
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Mapping
 
 import attrs
@@ -68,7 +68,7 @@ def seal(
     if not content_type or not content_type.isascii() or not content_type.isprintable():
         msg = f"content_type: {content_type!r} is no media type; pass one like 'text/plain'"
         raise InvalidArgumentError(msg)
-    delimiter = boundary or f"aiofiles-api-{secrets.token_hex(16)}"
+    delimiter = boundary or f"aiofiles-api-{os.urandom(16).hex()}"
     parts = [
         f'--{delimiter}\r\nContent-Disposition: form-data; name="{_quote(name)}"\r\n\r\n'
         f"{_normalize_newlines(value)}\r\n"

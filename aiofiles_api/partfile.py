@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -322,7 +321,7 @@ class PartFile:
 
     def _open(self) -> int:
         directory = os.path.dirname(self._target)
-        part = os.path.join(directory, f".{secrets.token_hex(12)}.part")
+        part = os.path.join(directory, f".{os.urandom(12).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = _in_directory(directory, partial(os.open, part, flags, 0o666))
         self._descriptor = descriptor

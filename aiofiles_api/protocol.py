@@ -8,8 +8,8 @@ hold the whole text that they could not read.
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC
@@ -253,7 +253,7 @@ def upload_request(filename: str, content_type: str, idempotency_key: str | None
     The request has an `Idempotency-Key`, the same for all its attempts, for servers that heed one
     (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
     """
-    key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+    key = os.urandom(16).hex() if idempotency_key is None else idempotency_key
     headers = {"Content-Type": content_type, "Idempotency-Key": key}
     return Request("POST", "files", f"uploading {filename[:80]!r}", headers=headers)
 
