@@ -23,8 +23,6 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-import attrs
-
 from aiofiles_api.errors import ConfigurationError
 
 __all__ = ["ENDPOINTS", "Pacing", "rate_of_each_endpoint"]
@@ -74,7 +72,6 @@ def rate_of_each_endpoint(
     return dict(requests_per_minute)
 
 
-@attrs.define
 class _Schedule:
     """When the next request to one endpoint may go.
 
@@ -84,9 +81,10 @@ class _Schedule:
         next_at: The time from which on the next request may go.
     """
 
-    interval: float = 0.0
-    lag: float = 0.0
-    next_at: float = -math.inf
+    def __init__(self, interval: float = 0.0, lag: float = 0.0) -> None:
+        self.interval = interval
+        self.lag = lag
+        self.next_at = -math.inf
 
     @classmethod
     def at_rate(cls, requests_per_minute: float) -> _Schedule:
