@@ -8,8 +8,11 @@ scope is open while the caller's code runs, because a `break` finalizes a genera
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from operator import itemgetter
+from typing import Any
 
 import attrs
 
@@ -20,18 +23,24 @@ from aiofiles_api.errors import (
     UnprocessableEntityError,
 )
 from aiofiles_api.models import FileObject, FilePage, structure
-from aiofiles_api.protocol import ListQuery, RawPage, list_request, read_page
+from aiofiles_api.protocol import ListQuery, RawPage, Reply, Request, list_request, read_page
 from aiofiles_api.session import SessionManager
 from aiofiles_api.threads import settle
 
 __all__ = ["list_files", "list_pages"]
 
-_DEFAULT_PAGE = 2_000
-"""Files a page where the caller does not say: few enough that reading one does not hold the loop
-for more than a few milliseconds, many enough that the round trips do not count."""
+_DEFAULT_PAGES: Sequence[int] = (2_000, 5_000, 10_000)
+"""Files a page where the caller does not say: the first to begin with. The larger the pages, the
+less do the round trips count, and the longer is the loop held to read one. Not any number: what is
+asked for again and again, servers may remember."""
+
+_READING = 0.007
+"""Seconds for which reading a page may hold the loop: that decides how large the next one is."""
 
 _SLICE = 500
 """Files that are structured between two turns of the loop."""
+
+_id_of: Callable[[Any], object] = itemgetter("id")
 
 
 def list_files(
@@ -69,8 +78,11 @@ async def _files(
 ) -> AsyncGenerator[FileObject, None]:
     async with aclosing(_raw_pages(session, query, max_items)) as pages:
         async for page in pages:
-            for payload in page.data:
-                yield structure(payload, FileObject)
+            for start in range(0, len(page.data), _SLICE):
+                for payload in page.data[start : start + _SLICE]:
+                    yield structure(payload, FileObject)
+                # The caller may never wait, and the next page is on its way.
+                await asyncio.sleep(0)
 
 
 async def _pages(
@@ -114,7 +126,7 @@ async def _fetch_pages(
         if not page.data and not page.has_more:
             return
         cursor = _cursor_behind(page)
-        if guard.has_seen(cursor) or _names(page, query.after):
+        if guard.has_seen(cursor) or (query.after is not None and _names(page, query.after)):
             if page.has_more is None and query.after != first_after:
                 return  # a server without pages: the first one was everything
             msg = (
@@ -130,19 +142,26 @@ async def _fetch_pages(
 
 
 async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSizes) -> RawPage:
-    try:
-        return await session.call(list_request(attrs.evolve(query, limit=sizes.limit)), read_page)
-    except (BadRequestError, UnprocessableEntityError):
-        # Some servers allow fewer files a page; one that the caller named is the caller's matter.
-        if not sizes.give_up_default():
-            raise
-    return await session.call(list_request(attrs.evolve(query, limit=None)), read_page)
+    def read(request: Request, reply: Reply) -> RawPage:
+        began = time.thread_time()
+        page = read_page(request, reply)
+        sizes.learn(len(page.data), time.thread_time() - began)
+        return page
+
+    while True:
+        try:
+            return await session.call(list_request(attrs.evolve(query, limit=sizes.limit)), read)
+        except (BadRequestError, UnprocessableEntityError):
+            # Some servers allow fewer files a page; one that the caller named is their matter.
+            if not sizes.take_fewer():
+                raise
 
 
-def _names(page: RawPage, identifier: str | None) -> bool:
-    return identifier is not None and identifier in [
-        file.get("id") for file in page.data if isinstance(file, dict)
-    ]
+def _names(page: RawPage, identifier: str) -> bool:
+    """Return whether a page has a file of this id."""
+    with suppress(LookupError, TypeError):  # what is no file is told when it is structured
+        return identifier in map(_id_of, page.data)
+    return False
 
 
 def _cursor_behind(page: RawPage) -> str:
@@ -164,8 +183,8 @@ class _PageSizes:
 
     def __init__(self, named: int | None, max_items: int | None) -> None:
         self.remaining = max_items
-        self._size: int | None = _DEFAULT_PAGE if named is None else named
-        self._is_default = named is None
+        self._size: int | None = _DEFAULT_PAGES[0] if named is None else named
+        self._ours: Sequence[int] = _DEFAULT_PAGES if named is None else ()
 
     @property
     def limit(self) -> int | None:
@@ -174,13 +193,25 @@ class _PageSizes:
             return None
         return self._size if self.remaining is None else min(self._size, self.remaining)
 
-    def give_up_default(self) -> bool:
-        """Leave the page size to the server from now on, unless the caller named it."""
-        gives_up = self._is_default
-        if gives_up:
-            self._is_default = False
-            self._size = None
-        return gives_up
+    def learn(self, count: int, seconds: float) -> None:
+        """Ask for as many from now on as can be read in the time that there is for it.
+
+        Args:
+            count: Files of a page.
+            seconds: For how long reading it has held the loop.
+        """
+        if self._ours and count >= self._ours[0]:
+            fitting = [size for size in self._ours if size * seconds <= count * _READING]
+            self._size = max(fitting, default=self._ours[0])
+
+    def take_fewer(self) -> bool:
+        """Ask for fewer, since the server refuses so many; not if it was the caller who did."""
+        if not self._ours:
+            return False
+        is_least = (self.limit or 0) <= self._ours[0]
+        self._ours = () if is_least else self._ours[:1]
+        self._size = None if is_least else self._ours[0]
+        return True
 
     def cut(self, page: RawPage) -> RawPage:
         """Count a page, and cut off what is not wanted."""

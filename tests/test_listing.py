@@ -120,8 +120,53 @@ async def test_one_page_is_fetched_ahead_and_no_more() -> None:
 async def test_no_more_is_asked_for_than_is_wanted() -> None:
     async with raw_server(pages(100)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list(page_size=10, max_items=15)]) == 15
-        asked = [parse_qs(urlsplit(r.line.split()[1]).query)["limit"][0] for r in raw.requests]
-        assert asked == ["10", "5"]
+        assert limits_of(raw.requests) == ["10", "5"]
+
+
+def limits_of(requests: list[RawRequest]) -> list[str | None]:
+    """Return the page sizes that were asked for."""
+    queries = [parse_qs(urlsplit(request.line.split()[1]).query) for request in requests]
+    return [query["limit"][0] if "limit" in query else None for query in queries]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limits"),
+    [(60.0, ["2000", "10000", "10000"]), (0.0, ["2000"] * 7)],
+)
+async def test_pages_become_larger_if_reading_them_does_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, limits: list[str]
+) -> None:
+    monkeypatch.setattr("aiofiles_api.listing._READING", seconds)
+    async with raw_server(pages(13_000)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list()]) == 13_000
+        assert limits_of(raw.requests) == limits
+
+
+async def test_larger_pages_that_are_refused_are_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiofiles_api.listing._READING", 60.0)
+    async with raw_server(pages(5_000, most=2_000)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list()]) == 5_000
+        assert limits_of(raw.requests) == ["2000", "10000", "2000", "2000"]
+
+
+async def test_others_come_to_their_turn_while_a_page_is_worked_through() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with raw_server(pages(2_000)) as raw, client_of(raw) as files:
+        listing = files.list()
+        await anext(listing)
+        counting = asyncio.create_task(count())
+        assert len([f async for f in listing]) == 1_999
+        counting.cancel()
+        assert turns >= 3
 
 
 async def leave_by_break(files: FilesClient) -> None:
@@ -223,6 +268,22 @@ async def test_a_file_that_cannot_be_read_is_an_error_when_its_turn_comes() -> N
             await anext(listing)
 
 
+@pytest.mark.parametrize("broken", [17, {}, ["file-2"]])
+async def test_a_later_page_with_what_is_no_file_is_an_error_when_its_turn_comes(
+    broken: object,
+) -> None:
+    async def follow(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        is_first = "after" not in request.line
+        data = [entry(1)] if is_first else [entry(2), broken, entry(3)]
+        await reply(json.dumps({"data": data, "has_more": is_first}))(request, writer)
+
+    async with raw_server(follow) as raw, client_of(raw) as files:
+        listing = files.list()
+        assert [(await anext(listing)).id for _ in range(2)] == ["file-1", "file-2"]
+        with pytest.raises(APIResponseError, match="JSON object|without the field"):
+            await anext(listing)
+
+
 async def test_a_server_without_has_more_is_read_to_its_end() -> None:
     async with raw_server(pages(25, has_more=None)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list(page_size=10)]) == 25
@@ -237,8 +298,7 @@ async def test_a_server_without_pages_is_read_once() -> None:
 async def test_a_default_page_size_that_is_refused_is_left_to_the_server() -> None:
     async with raw_server(pages(50, most=100)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list()]) == 50
-        limits = ["limit" in r.line for r in raw.requests]
-        assert limits == [True, False, False, False]
+        assert limits_of(raw.requests) == ["2000", None, None, None]
         with pytest.raises(BadRequestError):
             [f async for f in files.list(page_size=101)]
 
