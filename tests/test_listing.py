@@ -280,7 +280,7 @@ async def test_a_later_page_with_what_is_no_file_is_an_error_when_its_turn_comes
     async with raw_server(follow) as raw, client_of(raw) as files:
         listing = files.list()
         assert [(await anext(listing)).id for _ in range(2)] == ["file-1", "file-2"]
-        with pytest.raises(APIResponseError, match="JSON object|without the field"):
+        with pytest.raises(APIResponseError, match=r"JSON object|without the field"):
             await anext(listing)
 
 
