@@ -151,14 +151,17 @@ async def join(future: asyncio.Future[T]) -> T:
 async def settle(future: asyncio.Future[T]) -> None:
     """Wait until a thread is done and ignore its outcome; a cancellation is raised afterwards."""
     cancelled: asyncio.CancelledError | None = None
-    if not future.done():
-        # anyio repeats a scope's cancellation at every turn of the loop; the shield keeps it out.
-        with anyio.CancelScope(shield=True):
-            while not future.done():
-                try:
+    while not future.done():
+        try:
+            if cancelled is None:
+                await _until_done(future)
+            else:
+                # Once more: anyio repeats a scope's cancellation at every turn of the loop. Not
+                # before, because anyio's first scope loads modules, for which the loop is held.
+                with anyio.CancelScope(shield=True):
                     await _until_done(future)
-                except asyncio.CancelledError as error:
-                    cancelled = error
+        except asyncio.CancelledError as error:
+            cancelled = error
     if not future.cancelled():
         future.exception()  # seen: the loop need not complain that nobody looked
     if cancelled is not None:
