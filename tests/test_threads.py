@@ -237,3 +237,13 @@ async def test_close_ends_the_threads_as_soon_as_their_work_is_done() -> None:
     assert await join(future) == "done"
     await asyncio.to_thread(thread.join, 5)
     assert not thread.is_alive()
+
+
+async def test_a_wait_may_be_cancelled_in_the_very_turn_in_which_it_ends() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(join(future))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    future.set_result("done")
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -1109,11 +1109,44 @@ async def test_a_candidate_is_read_or_it_is_said_that_it_cannot_be(
     assert ("does not show" in caplog.text) is not is_read
 
 
-def described(identifier: str, content: bytes) -> str:
+def described(identifier: str, content: bytes, *, age: int = 0) -> str:
     return (
-        f'{{"id": "{identifier}", "bytes": {len(content)}, "created_at": {int(time.time())},'
+        f'{{"id": "{identifier}", "bytes": {len(content)}, "created_at": {int(time.time()) - age},'
         ' "filename": "0.bin", "purpose": "batch"}'
     )
+
+
+async def test_what_was_there_before_an_upload_began_is_not_taken_for_it(tmp_path: Path) -> None:
+    """The same bytes under the same name, but an hour old; and nobody looks behind that."""
+    paths = sources(tmp_path / "in", 1)
+    content = Path(paths[0]).read_bytes()
+    posts = 0
+
+    async def script(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        nonlocal posts
+        if request.line.startswith("POST"):
+            posts += 1
+            await (reply(described("file-new", content)) if posts > 1 else silence)(request, writer)
+        elif "/content" in request.line:
+            await reply(content[::-1])(request, writer)
+        else:
+            files = [
+                described("file-other", content),
+                described("file-old", content, age=3600),
+                '"not a file"',
+                described("file-last", b""),
+            ]
+            await reply(
+                f'{{"data": [{", ".join(files)}], "has_more": false}}',
+                headers={"Date": formatdate(usegmt=True)},
+            )(request, writer)
+
+    async with raw_server(script) as raw, client_of(raw) as files:
+        await begin(raw, files, tmp_path / "journal", paths, 1)
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
+        assert outcome.result is not None
+        assert (outcome.result.id, posts) == ("file-new", 2)
 
 
 async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_path: Path) -> None:
