@@ -208,9 +208,10 @@ class _PageSizes:
         """Ask for fewer, since the server refuses so many; not if it was the caller who did."""
         if not self._ours:
             return False
-        is_least = (self.limit or 0) <= self._ours[0]
-        self._ours = () if is_least else self._ours[:1]
-        self._size = None if is_least else self._ours[0]
+        least = self._ours[0]
+        is_least = (self.limit or 0) <= least
+        self._ours = () if is_least else (least,)
+        self._size = None if is_least else least
         return True
 
     def cut(self, page: RawPage) -> RawPage:
