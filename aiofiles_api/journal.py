@@ -176,7 +176,7 @@ class Row:
         """Return what is stored: names that are no text as bytes, and a checksum behind all."""
         values = _values_of(self)
         names = (self.key, self.filename, self.scope, self.reason)
-        if not "".join(filter(None, names)).isascii():
+        if not _PLAIN.issuperset(map(type, names)) or not "".join(filter(None, names)).isascii():
             values = tuple(map(_storable, values))
         return (*values, _checksum(values))
 
@@ -185,6 +185,7 @@ _FIELDS = tuple(field.name for field in attrs.fields(Row))
 _values_of = attrgetter(*_FIELDS)
 _CHANGING = tuple(name for name in _FIELDS if name not in {"number", "place", "kind", "server"})
 _COLUMNS = ", ".join((*_FIELDS, "checksum"))
+_PLAIN = frozenset({str, type(None)})
 
 
 @cache
@@ -198,14 +199,14 @@ def _write_statement(count: int) -> str:
 
 
 def _storable(value: object) -> object:
-    """Return a value as SQLite takes it: a name that is no text (PEP 383) as bytes."""
-    if type(value) is not str or value.isascii():
+    """Return a value as SQLite gives it back: a name that is no text (PEP 383) as bytes."""
+    if not isinstance(value, str):
         return value
+    encoded = value.encode("utf-8", "surrogatepass")
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
+        return encoded.decode()  # no member of an enum, or the like, any more
+    except UnicodeDecodeError:
+        return encoded
 
 
 def _checksum(values: Sequence[object]) -> int:

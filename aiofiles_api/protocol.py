@@ -162,7 +162,7 @@ class ListQuery:
     def __attrs_post_init__(self) -> None:
         """Refuse what the API would refuse."""
         if self.purpose is not None:
-            _check_purpose(self.purpose)
+            _checked_purpose(self.purpose)
         if self.order not in {"asc", "desc"}:
             msg = f"order: {self.order!r} is neither 'asc' (oldest first) nor 'desc'"
             raise InvalidArgumentError(msg)
@@ -193,7 +193,7 @@ class RawPage:
 def list_request(query: ListQuery) -> Request:
     """Ask for one page of files."""
     parameters = {
-        "purpose": query.purpose,
+        "purpose": None if query.purpose is None else _checked_purpose(query.purpose),
         "limit": query.limit,
         "order": query.order,
         "after": query.after,
@@ -239,8 +239,7 @@ def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str,
     Raises:
         InvalidArgumentError: The purpose is empty or no string.
     """
-    _check_purpose(purpose)
-    fields = {"purpose": purpose}
+    fields = {"purpose": _checked_purpose(purpose)}
     if expires_after is not None:
         fields["expires_after[anchor]"] = expires_after.anchor
         fields["expires_after[seconds]"] = str(expires_after.seconds)
@@ -372,10 +371,16 @@ def _redirect_error(request: Request, reply: Reply, where: str) -> APIResponseEr
     return APIResponseError(msg, retryable=False)
 
 
-def _check_purpose(purpose: str) -> None:
+def _checked_purpose(purpose: str) -> str:
+    """Return a purpose as plain text: of a member of an enum, its value.
+
+    Raises:
+        InvalidArgumentError: It is empty or no string.
+    """
     if not isinstance(purpose, str) or not purpose or not purpose.isprintable():
         msg = f"purpose: {purpose!r} is no purpose; pass one such as 'batch' or 'user_data'"
         raise InvalidArgumentError(msg)
+    return str.__str__(purpose)  # not what its class makes of it
 
 
 def _structured(request: Request, reply: Reply, model: type[_Model]) -> _Model:

@@ -310,21 +310,21 @@ class HowToUpload:
     concurrency: int
 
     def purpose_of(self, given: UploadItem | UploadSource) -> str:
-        """Return an item's purpose, its own or that of all."""
+        """Return an item's purpose, its own or that of all: of a member of an enum, its value."""
         own = given.purpose if isinstance(given, UploadItem) else None
-        return (self.defaults.purpose or "") if own is None else own
+        return str.__str__((self.defaults.purpose or "") if own is None else own)
 
     def complete(self, given: UploadItem | UploadSource) -> UploadItem:
         """Return an item with all that it leaves to the defaults."""
         fallback = self.defaults
         if not isinstance(given, UploadItem):
             return UploadItem(
-                given, None, fallback.purpose, fallback.content_type, fallback.expires_after
+                given, None, self.purpose_of(given), fallback.content_type, fallback.expires_after
             )
         return UploadItem(
             given.source,
             given.filename,
-            fallback.purpose if given.purpose is None else given.purpose,
+            self.purpose_of(given),
             fallback.content_type if given.content_type is None else given.content_type,
             fallback.expires_after if given.expires_after is None else given.expires_after,
         )

@@ -100,7 +100,7 @@ async def upload(
             claims,
             source=replayable,
             envelope=envelope,
-            purpose=purpose,
+            purpose=fields["purpose"],
             filename=name,
             meter=Meter(progress),
             idempotency_key=idempotency_key,

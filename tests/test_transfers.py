@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import queue
 import signal
@@ -1147,6 +1148,20 @@ async def test_what_was_there_before_an_upload_began_is_not_taken_for_it(tmp_pat
         [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
         assert outcome.result is not None
         assert (outcome.result.id, posts) == ("file-new", 2)
+
+
+class Purpose(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, its text is another than its value
+    BATCH = "batch"
+
+
+async def test_a_purpose_may_be_a_member_of_an_enum(files: FilesClient, tmp_path: Path) -> None:
+    paths = sources(tmp_path / "in", 2)
+    items: list[str | UploadItem] = [UploadItem(paths[0], purpose=Purpose.BATCH), paths[1]]
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    for attempts in (1, 0):
+        outcomes = await collected(manager.upload_all(items, purpose=Purpose.BATCH))
+        assert [(one.error, one.attempts) for one in outcomes] == [(None, attempts)] * 2
+    assert [file.purpose async for file in files.list(purpose=Purpose.BATCH)] == ["batch"] * 2
 
 
 async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_path: Path) -> None:
