@@ -461,11 +461,15 @@ class _FileSource:
         start = self._start
         if start is None or length is None or length <= _SMALL or not _is_plain(self._file):
             return _ThreadReader(self._threads, read, length=length)
+        try:
+            # One of our own: the caller may close theirs at any time.
+            descriptor = os.dup(self._file.fileno())
+        except OSError as error:
+            raise _unreadable(self._what, error) from error
         return FileReader(
             self._threads,
             read,
-            # One of our own: the caller may close theirs at any time.
-            descriptor=os.dup(self._file.fileno()),
+            descriptor=descriptor,
             start=start,
             length=length,
             leave=self._leave,

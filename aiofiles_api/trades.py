@@ -310,9 +310,9 @@ class HowToUpload:
     concurrency: int
 
     def purpose_of(self, given: UploadItem | UploadSource) -> str:
-        """Return an item's purpose, its own or that of all: of a member of an enum, its value."""
+        """Return an item's purpose, its own or that of all."""
         own = given.purpose if isinstance(given, UploadItem) else None
-        return str.__str__((self.defaults.purpose or "") if own is None else own)
+        return (self.defaults.purpose or "") if own is None else own
 
     def complete(self, given: UploadItem | UploadSource) -> UploadItem:
         """Return an item with all that it leaves to the defaults."""

@@ -270,6 +270,14 @@ async def test_an_open_file_may_be_closed_while_it_is_sent(server: Emulator, pat
         assert await files.read(file) == CONTENT
 
 
+async def test_an_open_file_for_which_no_descriptor_is_left_is_a_source_error(
+    files: FilesClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "dup", raising(errno.EMFILE))
+    with path.open("rb") as opened, pytest.raises(SourceError, match="Too many open files"):
+        await files.upload(opened, purpose="batch")
+
+
 async def test_an_open_file_that_changes_before_its_end_is_never_stored(
     files: FilesClient, path: Path
 ) -> None:
