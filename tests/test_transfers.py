@@ -1167,8 +1167,8 @@ async def test_a_purpose_may_be_a_member_of_an_enum(files: FilesClient, tmp_path
 async def test_an_item_whose_purpose_is_no_text_is_an_outcome(files: FilesClient) -> None:
     items = [UploadItem(b"1", purpose=5), UploadItem(b"2")]  # type: ignore[arg-type]
     outcomes = await collected(TransferManager(files).upload_all(items, purpose="batch"))
-    failed = {outcome.item.source for outcome in outcomes if outcome.error is not None}
-    assert (len(outcomes), failed) == (2, {b"1"})
+    failed = [outcome.item.source for outcome in outcomes if outcome.error is not None]
+    assert (len(outcomes), failed) == (2, [b"1"])
 
 
 async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_path: Path) -> None:
