@@ -30,6 +30,17 @@ settings.load_profile("any-machine")
 QUICK_RETRIES = RetryPolicy(attempts=4, backoff=0.001)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: half of the time a test waits, for a timeout or another process."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare each look for leaks the walk through all that was imported, which is no leak."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -56,6 +56,13 @@ from aiofiles_api.naming import Names
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has sent before it was ended is stored at once, or never."""
+    monkeypatch.setattr("aiofiles_api.recovery.SETTLED", 1.0)
+
+
 T = TypeVar("T")
 R = TypeVar("R")
 MOST_AHEAD = 24
@@ -731,6 +738,7 @@ async def left_behind(
         await task
 
 
+@pytest.mark.usefixtures("settles_soon")
 async def test_what_was_begun_is_looked_for_before_it_is_sent_again(
     server: Emulator, tmp_path: Path
 ) -> None:
@@ -795,6 +803,7 @@ async def test_an_uncertain_upload_stays_begun(server: Emulator, tmp_path: Path)
         assert (await contents(files)).total() == 1
 
 
+@pytest.mark.usefixtures("settles_soon")
 async def test_an_upload_that_is_repeated_has_the_same_idempotency_key(tmp_path: Path) -> None:
     keys: list[str] = []
 
@@ -1069,6 +1078,7 @@ async def test_what_was_begun_and_has_changed_since_is_not_decided(
     assert states == ["started"] * 3 + ["done"]
 
 
+@pytest.mark.usefixtures("settles_soon")
 @pytest.mark.parametrize("has_date", [True, False])
 @pytest.mark.parametrize("status", ["200 OK", "403 Forbidden", "500 Oh"])
 async def test_a_candidate_is_read_or_it_is_said_that_it_cannot_be(
@@ -1117,6 +1127,7 @@ def described(identifier: str, content: bytes, *, age: int = 0) -> str:
     )
 
 
+@pytest.mark.usefixtures("settles_soon")
 async def test_what_was_there_before_an_upload_began_is_not_taken_for_it(tmp_path: Path) -> None:
     """The same bytes under the same name, but an hour old; and nobody looks behind that."""
     paths = sources(tmp_path / "in", 1)
