@@ -158,7 +158,11 @@ class _Transfer:
     async def _fill(self, start: int) -> None:
         """Bring the content in from `start` on; one batch is written while the next one comes."""
         content = Content(
-            self._session, file_id(self._file), start=start, expected=_known_length(self._file)
+            self._session,
+            file_id(self._file),
+            start=start,
+            expected=_known_length(self._file),
+            into_buffers=True,
         )
         earlier, attempt = self.attempts, 0
         try:
@@ -195,8 +199,13 @@ class _Batch:
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def add(self, chunk: bytes) -> None:
+    async def add(self, chunk: bytes | memoryview) -> None:
         """Take a chunk, and have the batch written when it is large enough."""
+        if isinstance(chunk, memoryview):
+            # One of two buffers, the other of which is being filled meanwhile.
+            await self._part.append([*self.take(), chunk])
+            await self._part.written()
+            return
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size >= self._enough():
@@ -309,7 +318,7 @@ class ContentStream:
             chunk = await self._content.read()
         if not chunk:
             raise StopAsyncIteration
-        return chunk
+        return bytes(chunk)
 
 
 class Content:
@@ -320,6 +329,7 @@ class Content:
         identifier: The file's id.
         start: The offset of the first byte.
         expected: The whole content's length, where it is known beforehand.
+        into_buffers: Whether what was read may be overwritten by the next `read`, which costs less.
 
     Attributes:
         position: The offset of the next byte that `read` gives.
@@ -334,6 +344,7 @@ class Content:
         *,
         start: int = 0,
         expected: int | None = None,
+        into_buffers: bool = False,
     ) -> None:
         self.position = start
         self.total = expected
@@ -342,6 +353,7 @@ class Content:
         self._identifier = identifier
         self._retries = Retries(session, content_request(identifier))
         self._exchange: Exchange | None = None
+        self._into_buffers = into_buffers
         self._to_skip = 0
         self._etag: str | None = None
         self._is_complete = False
@@ -359,8 +371,8 @@ class Content:
             except APIError as error:
                 await self._retries.pause(error)
 
-    async def read(self) -> bytes:
-        """Return the next bytes, none at the end, which is verified.
+    async def read(self) -> bytes | memoryview:
+        """Return what comes next, empty at the end, which is verified; a call may overwrite it.
 
         Raises:
             IntegrityError: The content is longer or shorter than it must be.
@@ -398,6 +410,8 @@ class Content:
             await exchange.aclose()
             return None
         self._exchange = exchange
+        if self._into_buffers:
+            exchange.take_in(self._session.receiving.share())
         return exchange
 
     async def _judge(self, request: Request, exchange: Exchange) -> Continuation:
@@ -427,8 +441,9 @@ class Content:
             )
             raise APIResponseError(msg, retryable=False)
 
-    async def _read_chunk(self, exchange: Exchange) -> bytes:
-        while chunk := await exchange.read_chunk():
+    async def _read_chunk(self, exchange: Exchange) -> bytes | memoryview:
+        read = exchange.read_buffer if self._into_buffers else exchange.read_chunk
+        while chunk := await read():
             if self._to_skip:
                 dropped = min(self._to_skip, len(chunk))
                 self._to_skip -= dropped

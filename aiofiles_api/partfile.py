@@ -195,7 +195,7 @@ class PartFile:
         """
         return await self._threads.run(partial(self._prepare, filename, fallback))
 
-    async def append(self, chunks: Sequence[bytes]) -> None:
+    async def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Have `chunks` written; return as soon as those of the call before are.
 
         Raises:
@@ -204,7 +204,7 @@ class PartFile:
         await self.written()
         self._writing = self._threads.start(partial(self._write, chunks))
 
-    def append_if_idle(self, chunks: Sequence[bytes]) -> bool:
+    def append_if_idle(self, chunks: Sequence[bytes | memoryview]) -> bool:
         """Have `chunks` written unless others still are; return whether they will be."""
         writing = self._writing
         if writing is not None and (not writing.done() or writing.exception() is not None):
@@ -217,7 +217,7 @@ class PartFile:
         await self.written()
         await self._threads.run(self._restart)
 
-    async def commit(self, chunks: Sequence[bytes]) -> None:
+    async def commit(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write the last `chunks`, check the whole, and put it in the destination's place.
 
         Raises:
@@ -235,7 +235,7 @@ class PartFile:
         finally:
             await self._threads.run(self._discard)
 
-    async def keep(self, chunks: Sequence[bytes]) -> None:
+    async def keep(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write the last `chunks` and leave all for a later download, if it can be kept."""
         try:
             if self._writing is not None:
@@ -294,7 +294,7 @@ class PartFile:
         if self._hash is not None:
             self._hash = hashlib.sha256()
 
-    def _keep(self, chunks: Sequence[bytes]) -> None:
+    def _keep(self, chunks: Sequence[bytes | memoryview]) -> None:
         with suppress(DestinationError):
             # Behind a write that failed there is a gap.
             if chunks and self._kept_as is not None and not self._has_gap:
@@ -308,7 +308,7 @@ class PartFile:
         else:
             self._close()
 
-    def _write(self, chunks: Sequence[bytes]) -> int:
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> int:
         with _OsErrors(self.path):
             descriptor = self._open() if self._descriptor is None else self._descriptor
             self._has_gap = True
@@ -335,7 +335,7 @@ class PartFile:
             with suppress(FileNotFoundError):
                 os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
 
-    def _commit(self, chunks: Sequence[bytes]) -> None:
+    def _commit(self, chunks: Sequence[bytes | memoryview]) -> None:
         descriptor = self._write(chunks)
         if self._hash is not None and self._hash.hexdigest() != self._sha256:
             msg = (
@@ -424,7 +424,7 @@ _MOST_BUFFERS = 1024
 """Buffers in one call of writev (Linux: IOV_MAX)."""
 
 
-def _write_all(descriptor: int, chunks: Sequence[bytes]) -> None:
+def _write_all(descriptor: int, chunks: Sequence[bytes | memoryview]) -> None:
     pending = [memoryview(chunk) for chunk in chunks if chunk]
     while pending:
         written = os.writev(descriptor, pending[:_MOST_BUFFERS])

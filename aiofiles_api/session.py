@@ -22,7 +22,7 @@ import logging
 import random
 import ssl as ssl_module
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +47,7 @@ from aiofiles_api.errors import (
     RateLimitError,
     SourceError,
 )
+from aiofiles_api.intake import Intake
 from aiofiles_api.pacing import Pacing
 from aiofiles_api.protocol import Reply, Request, origin, redirect_url
 from aiofiles_api.retry import delay_before_retry, why_no_retry
@@ -86,7 +87,7 @@ _READ_BUFFER = 256 * 1024
 _LEAST_READ_BUFFER = 64 * 1024
 
 _SENDING = 4 * 1024 * 1024
-_RECEIVING = 4 * 1024 * 1024
+_RECEIVING = 8 * 1024 * 1024
 
 _NEVER_WAITS = 32 * 1024
 """Bytes that a connection's transport always takes at once, together with a request's headers
@@ -98,6 +99,9 @@ _TURN = 0.001
 _IDLE = 4.0
 """Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
 a POST does not meet a connection that is being closed at the other end."""
+
+_WORTH_INTAKE = 512 * 1024
+"""Bytes of a body that are worth changing its connection's protocol, there and back."""
 
 _LARGEST_JSON = 32 * 1024 * 1024
 _LARGEST_ERROR = 64 * 1024
@@ -137,8 +141,8 @@ class SessionManager:
         threads: Where blocking work is done.
         sending: What uploads read at a time. Each holds three such pieces: one on its way, one
             behind it, because the last one must be known for it, and one that is being read.
-        receiving: What downloads gather at a time. Each holds two such batches: one that is being
-            written, and the next one.
+        receiving: What downloads gather at a time. Each holds two such buffers: one that is being
+            written, and one that is being filled.
         secrets: What must not show in an error: the key last used, the caller's own headers.
 
     Args:
@@ -332,11 +336,8 @@ class SessionManager:
             if isinstance(error, Exception):  # aiohttp raises more than its own
                 _raise_ours(error, request.what, payload, is_secret=is_secret)
             raise
-        connection = response.connection
-        if connection is not None and connection.protocol is not None:
-            # From here on, silence is silence inside the body.
-            connection.protocol.read_timeout = timeouts.read
-            connection.protocol.start_timeout()
+        # From here on, silence is silence inside the body.
+        _watch_silence(response, timeouts.read)
         return Exchange(self, request, response, payload, is_secret=is_secret)
 
     def _read_buffer(self) -> int:
@@ -529,6 +530,8 @@ class Exchange:
         self._payload = payload
         self._is_secret = is_secret
         self._is_open = True
+        self._in_hand: deque[bytes] = deque()
+        self._intake: Intake | None = None
 
     async def read_chunk(self) -> bytes:
         """Return what has come of the body since the last call, waiting for some; empty at the end.
@@ -541,6 +544,46 @@ class Exchange:
             return await self._response.content.readany()
         except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
+
+    def take_in(self, size: int) -> None:
+        """Have the body come straight into buffers of `size` bytes, where it is long enough.
+
+        From now on it is to be read with `read_buffer`.
+        """
+        length, timeouts = self._response.content_length, self._session.config.timeouts
+        if length is None or length < _WORTH_INTAKE or timeouts.total is not None:
+            return
+        body, connection = self._response.content, self._response.connection
+        while body.exception() is None and (piece := body.read_nowait()):
+            self._in_hand.append(piece)
+        left = length - body.total_bytes
+        transport = None if connection is None else connection.transport
+        if transport is None or transport.is_closing() or left <= 0:
+            return  # all has come, or no more will
+        _watch_silence(self._response, None)
+        self._intake = Intake(transport, left, size=size, limit=timeouts.read)
+
+    async def read_buffer(self) -> bytes | memoryview:
+        """Return what comes next like `read_chunk`; the next call may overwrite it.
+
+        Raises:
+            APIConnectionError: The body was cut.
+            APITimeoutError: It fell silent.
+        """
+        if self._in_hand:
+            return self._in_hand.popleft()
+        if self._intake is None:
+            return await self.read_chunk()
+        try:
+            chunk = await self._intake.read()
+        except (OSError, TimeoutError) as error:
+            is_silent = isinstance(error, TimeoutError)
+            cause = aiohttp.SocketTimeoutError() if is_silent else error
+            _raise_ours(cause, self._request.what, self._payload, is_secret=self._is_secret)
+        if not chunk:
+            self._intake.give_back()
+            self._response.content.feed_eof()
+        return chunk
 
     async def read_reply(self) -> Reply:
         """Read the whole body; of an error's, only the beginning.
@@ -592,10 +635,20 @@ class Exchange:
     async def close(self) -> None:
         """End the exchange of an attempt that holds no slot of its own."""
         self._is_open = False
+        if self._intake is not None:
+            self._intake.close()
         if not self._response.closed:  # as it is when it was read to its end
             self._response.close()
         if self._payload is not None:
             await self._payload.aclose()
+
+
+def _watch_silence(response: aiohttp.ClientResponse, limit: float | None) -> None:
+    """Have aiohttp break a connection off that is silent for longer than `limit` seconds."""
+    connection = response.connection
+    if connection is not None and connection.protocol is not None:
+        connection.protocol.read_timeout = limit
+        connection.protocol.start_timeout()
 
 
 class _Registered:

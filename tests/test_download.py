@@ -146,6 +146,54 @@ async def test_a_directory_of_the_files_name_is_left_alone(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "data.jsonl") == []
 
 
+async def test_long_contents_leave_their_connection_to_the_next_request(tmp_path: Path) -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(reply(CONTENT)) as raw,
+        client_of(raw, timeouts=Timeouts(read=5)) as files,
+    ):
+        for number in range(3):
+            await files.download(described(CONTENT), tmp_path / str(number))
+            assert (tmp_path / str(number)).read_bytes() == CONTENT
+        assert raw.connections == 1
+
+
+async def test_what_a_server_sends_behind_long_content_is_in_no_file(tmp_path: Path) -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(reply(CONTENT + SMALL, length=len(CONTENT))) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        for number in range(2):
+            await files.download("file-1", tmp_path / str(number))
+            assert (tmp_path / str(number)).read_bytes() == CONTENT
+
+
+async def test_all_of_a_transfer_may_be_bounded(tmp_path: Path) -> None:
+    """aiohttp measures that time, so it reads the content itself."""
+
+    async def stall(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT))
+        writer.write(CONTENT[:-1])
+        await asyncio.sleep(3600)
+
+    async with (
+        raw_server(stall) as raw,
+        client_of(raw, timeouts=Timeouts(total=0.3)) as files,
+    ):
+        with pytest.raises(APITimeoutError, match="total"):
+            await files.download("file-1", tmp_path / "copy")
+
+
+async def test_content_that_has_come_already_needs_no_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.session._WORTH_INTAKE", 1)
+    async with raw_server(reply(SMALL)) as raw, client_of(raw) as files:
+        await files.download("file-1", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
 async def test_many_downloads_at_a_time_come_whole_in_small_pieces(
     server: Emulator, tmp_path: Path
 ) -> None:
@@ -349,9 +397,10 @@ async def test_a_reply_that_is_no_content_is_a_typed_error_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-async def test_silence_inside_the_body_is_a_timeout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [10, 10_000_000])
+async def test_silence_inside_the_body_is_a_timeout(tmp_path: Path, length: int) -> None:
     async def stall(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n01234" % length)
         await asyncio.sleep(3600)
 
     async with (

@@ -20,7 +20,7 @@ ROOT = Path(aiofiles_api.__file__).parent
 
 BASEMENT = ["errors", "progress", "threads", "buffers"]
 VALUES = ["models", "retry", "pacing", "config", "multipart", "resume"]
-PURE = [*BASEMENT, *VALUES, "protocol", "sendfile", "sources"]
+PURE = [*BASEMENT, *VALUES, "protocol", "intake", "sendfile", "sources"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
 CORE = [*BELOW_UPLOAD, "upload", "client"]
 
@@ -38,6 +38,7 @@ ROOMS: dict[str, list[str]] = {
     "multipart": ["errors"],
     "resume": ["errors"],
     "protocol": ["errors", "models"],
+    "intake": [],
     "sendfile": ["errors", "threads"],
     "sources": ["errors", "threads", "sendfile"],
     "session": PURE,

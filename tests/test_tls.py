@@ -63,8 +63,9 @@ async def test_files_go_up_and_down_over_tls(
     setting = trusting if how == "context" else False
     async with FilesClient(base_url=address, api_key=KEY, ssl=setting) as files:
         file = await files.upload(tmp_path / "source", purpose="batch")
-        await files.download(file, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == CONTENT
+        for name in ("copy", "again"):  # over the same connection
+            await files.download(file, tmp_path / name)
+            assert (tmp_path / name).read_bytes() == CONTENT
 
 
 async def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(

@@ -1,0 +1,185 @@
+"""A body that comes straight into buffers: whole, in order, never too much, and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+
+from aiofiles_api.intake import Intake
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = os.urandom(1_000_000)
+SIZE = 100_000
+
+
+class Before(asyncio.Protocol):
+    """The protocol whose connection is taken over; it writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.lost: list[Exception | None] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+@attrs.frozen
+class Line:
+    """A connection from both its ends."""
+
+    transport: asyncio.Transport
+    before: Before
+    writer: asyncio.StreamWriter
+
+    def take(self, *, length: int = len(CONTENT), limit: float | None = None) -> Intake:
+        return Intake(self.transport, length, size=SIZE, limit=limit)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Line]:
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[asyncio.StreamWriter] = loop.create_future()
+    server = await asyncio.start_server(lambda _, writer: accepted.set_result(writer), "127.0.0.1")
+    transport, before = await loop.create_connection(Before, *server.sockets[0].getsockname()[:2])
+    writer = await accepted
+    try:
+        yield Line(transport, before, writer)
+    finally:
+        transport.abort()
+        writer.close()
+        server.close()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    async with connected() as line:
+        yield line
+
+
+async def rest_of(intake: Intake) -> bytes:
+    content = bytearray()
+    while chunk := await intake.read():
+        assert len(chunk) <= SIZE
+        content += chunk
+    return bytes(content)
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_body_comes_whole_and_what_is_behind_it_goes_to_whoever_was_there_before(
+    line: Line,
+) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT + b"more")
+    assert await rest_of(intake) == CONTENT
+    assert not line.before.heard
+    intake.give_back()
+    await until(lambda: line.before.heard == b"more")
+    line.writer.write(b" and more")
+    await until(lambda: line.before.heard == b"more and more")
+
+
+async def test_a_reader_that_is_slow_holds_the_other_side_back(line: Line) -> None:
+    intake = line.take(limit=0.2)
+    line.writer.write(CONTENT)
+    await until(lambda: not line.transport.is_reading())
+    await asyncio.sleep(0.5)  # which is no silence of the other side
+    assert await rest_of(intake) == CONTENT
+
+
+async def test_what_was_read_stays_until_the_next_call(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    chunk = await intake.read()
+    await until(lambda: not line.transport.is_reading())
+    assert bytes(chunk) == CONTENT[: len(chunk)]
+
+
+async def test_what_comes_slowly_is_not_kept_back(line: Line) -> None:
+    intake = line.take()
+    for piece in (b"a", b"bc"):
+        line.writer.write(piece)
+        assert bytes(await intake.read()) == piece
+
+
+async def test_what_comes_meanwhile_is_gathered(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT[:SIZE])
+    await asyncio.sleep(0.02)
+    line.writer.write(b"a")
+    await asyncio.sleep(0.1)
+    line.writer.write(b"b")
+    await asyncio.sleep(0.02)
+    assert bytes(await intake.read()) == CONTENT[:SIZE]
+    assert bytes(await intake.read()) == b"ab"
+
+
+@pytest.mark.parametrize("sent", [0, 10, SIZE, SIZE + 10, 3 * SIZE])
+async def test_a_lost_connection_is_an_error_behind_all_that_has_come(
+    line: Line, sent: int
+) -> None:
+    intake = line.take(limit=5)
+    line.writer.write(CONTENT[:sent])
+    line.writer.close()
+    content = bytearray()
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            while True:
+                content += await intake.read()
+    assert content == CONTENT[:sent]
+    assert line.before.lost == [None]
+
+
+async def test_a_connection_that_is_lost_while_it_waits_is_an_error_too(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    await until(lambda: not line.transport.is_reading())
+    line.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        await rest_of(intake)
+
+
+async def test_a_connection_that_ends_with_the_body_is_none(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    line.writer.close()
+    assert await rest_of(intake) == CONTENT
+    line.transport.abort()
+    intake.give_back()
+    await until(lambda: line.before.lost == [None])
+
+
+async def test_silence_is_an_error_and_speaking_slowly_is_none(line: Line) -> None:
+    intake = line.take(limit=0.2)
+    for _ in range(4):
+        await asyncio.sleep(0.1)
+        line.writer.write(b"a")
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            while await intake.read():
+                pass
+
+
+async def test_whoever_waits_may_be_cancelled(line: Line) -> None:
+    intake = line.take()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await intake.read()
+    line.writer.write(CONTENT)
+    assert await rest_of(intake) == CONTENT
+    intake.close()
