@@ -39,10 +39,6 @@ __all__ = ["ContentStream", "download", "read_content"]
 
 _log = logging.getLogger("aiofiles_api")
 
-_WORTH_OVERLAP = 512 * 1024
-"""Bytes of a batch that are worth gathering the next one while they are written. Batches are
-smaller only when there are many downloads, and then another one uses the time."""
-
 _LONGEST_WAIT = 0.05
 """Seconds after which bytes that are to survive the process are on their way to the file: what a
 kill loses of them is fetched again."""
@@ -210,8 +206,6 @@ class _Batch:
         self._size += len(chunk)
         if self._size >= self._enough():
             await self._part.append(self.take())
-            if self._enough() < _WORTH_OVERLAP:
-                await self._part.written()
         elif self._is_urgent and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._hurry)
 

@@ -93,8 +93,8 @@ _NEVER_WAITS = 32 * 1024
 """Bytes that a connection's transport always takes at once, together with a request's headers
 (asyncio's transports and aiohttp's writer: 64 KiB), so that nobody need watch whether they move."""
 
-_TURN = 0.001
-"""Seconds for which one upload may keep the loop: its source and its connection may never wait."""
+_TURN = 0.002
+"""Seconds after which a client begins nothing more in the same turn of the loop."""
 
 _IDLE = 4.0
 """Seconds for which an unused connection is kept. Shorter than servers do (uvicorn: 5 s), so that
@@ -177,6 +177,7 @@ class SessionManager:
         self._trace_configs = list(trace_configs)
         self._pacing = Pacing(config.requests_per_minute)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turn = _Turn()
         self._slots = asyncio.Semaphore(config.max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession | None = None
@@ -267,6 +268,7 @@ class SessionManager:
             APIError: The attempt failed; a reply with an error status is no failure here.
         """
         self._check_usable()
+        await self._turn.wait()
         slots = await self._wait_for_slot(request.endpoint)
         try:
             exchange = await self._follow(request, open_body)
@@ -317,7 +319,8 @@ class SessionManager:
         payload = None
         if open_body is not None:
             kind = request.headers["Content-Type"]
-            payload = _Payload(await open_body(), kind, timeouts.write, self.threads)
+            body = await open_body()
+            payload = _Payload(body, kind, timeouts.write, self.threads, self._turn)
         try:
             response = await self._client().request(
                 request.method,
@@ -751,9 +754,10 @@ class _Payload(aiohttp.Payload):
     """
 
     def __init__(
-        self, body: Body, content_type: str, limit: float | None, threads: Threads
+        self, body: Body, content_type: str, limit: float | None, threads: Threads, turn: _Turn
     ) -> None:
         super().__init__(body, content_type=content_type)
+        self._turn = turn
         self._size = body.length
         self._body = body
         self._limit = limit
@@ -787,7 +791,6 @@ class _Payload(aiohttp.Payload):
             if not piece:
                 return
         watch = self._watch = _StallWatch(writer, self._limit)
-        turn = _Turn()
         try:
             while piece:
                 if isinstance(piece, Span):
@@ -795,7 +798,7 @@ class _Payload(aiohttp.Payload):
                 else:
                     await writer.write(piece)
                     watch.written += len(piece)
-                    await turn.end_if_long()
+                    await self._turn.wait()
                 piece = await self._read()
         finally:
             watch.stop()
@@ -841,19 +844,30 @@ class _Payload(aiohttp.Payload):
 
 
 class _Turn:
-    """Sees that others come to their turn on the loop.
+    """What a client may do before others come to their turn on the loop.
 
-    A source that never waits and a connection that takes all would keep it to themselves.
+    Many requests that go on at once, or a source and a connection that never wait, would keep it.
     """
 
     def __init__(self) -> None:
-        self._ends_at = time.monotonic() + _TURN
+        self._is_new = True
+        self._ends_at = 0.0
 
-    async def end_if_long(self) -> None:
-        """Let others have the loop, if it was kept for long."""
-        if time.monotonic() >= self._ends_at:
+    async def wait(self) -> None:
+        """Go on, or wait for the loop's next turn if this one has lasted for long."""
+        while not self._goes_on():  # noqa: ASYNC110 - it is a turn that it waits for, no event
             await asyncio.sleep(0)
-            self._ends_at = time.monotonic() + _TURN
+
+    def _goes_on(self) -> bool:
+        now = time.monotonic()
+        if self._is_new:
+            self._is_new = False
+            self._ends_at = now + _TURN
+            asyncio.get_running_loop().call_soon(self._renew)
+        return now < self._ends_at
+
+    def _renew(self) -> None:
+        self._is_new = True
 
 
 class _StallWatch:

@@ -23,6 +23,9 @@ __all__ = ["Threads", "join", "settle"]
 
 T = TypeVar("T")
 
+_REPORT = 0.002
+"""Seconds for which what is done waits for more of it, while there is more to do."""
+
 _PATIENCE = 0.01
 """Seconds for which nothing may be finished before another thread joins in. Not shorter than what
 a thread may have to wait until the interpreter lets it run (`sys.getswitchinterval()`)."""
@@ -33,8 +36,9 @@ class Threads:
 
     One thread works through all that waits, and another one joins in only when it does not get on.
     A thread for each piece of work would have them wait for the interpreter and wake each other:
-    for small files that took several times as long as the work itself. For the same reason what
-    is done is reported together.
+    for small files that took several times as long as the work itself. For the same reason the
+    thread sets out only behind what the loop has to do at once, and reports many at a time, so
+    that it and the loop run by turns rather than in each other's way.
 
     Args:
         limit: The most threads at one time.
@@ -47,18 +51,21 @@ class Threads:
         self._done: deque[Callable[[], None]] = deque()
         self._busy = 0  # threads that were sent to work; on the loop alone is it changed
         self._got_on_at = 0.0
+        self._will_begin = False
         self._will_report = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Start `work` now; its caller owes the future a `join` or a `settle`."""
+        """Have `work` done; its caller owes the future a `join` or a `settle`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(partial(_outcome, work, future))
-        if self._busy == 0:
-            self._send_another(loop)
-        elif self._timer is None:
-            self._timer = loop.call_later(_PATIENCE, self._look, loop)
+        if not self._busy:
+            if not self._will_begin:
+                self._will_begin = True
+                loop.call_soon(self._begin, loop)
+        else:
+            self._look_later(loop)
         return future
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -71,30 +78,44 @@ class Threads:
             self._timer.cancel()
         self._executor.shutdown(wait=False)
 
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._will_begin = False
+        if not self._busy:
+            if len(self._waiting) > 1:
+                self._look_later(loop)
+            self._send_another(loop)
+
     def _send_another(self, loop: asyncio.AbstractEventLoop) -> None:
         self._executor.submit(self._work, loop)
         self._busy += 1
 
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None:
+            self._timer = loop.call_later(_PATIENCE, self._look, loop)
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Send another thread if those at work do not get on."""
+        """Send another thread if those at work do not get on, and take what they have done."""
         self._timer = None
         if self._waiting:
             if self._busy < self._limit and time.monotonic() - self._got_on_at >= _PATIENCE:
                 self._send_another(loop)
-            self._timer = loop.call_later(_PATIENCE, self._look, loop)
+            self._look_later(loop)
+        self._report()
 
     # --- in threads ----------------------------------------------------------------------------
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Do what waits until nothing does."""
+        reported_at = time.monotonic()
         while self._waiting:
             try:
                 work = self._waiting.popleft()
             except IndexError:  # pragma: no cover - another thread was faster
                 break
             self._done.append(work())
-            self._got_on_at = time.monotonic()
-            if self._waiting:
+            self._got_on_at = now = time.monotonic()
+            if self._waiting and now - reported_at >= _REPORT:
+                reported_at = now
                 self._report_soon(loop)
         self._done.append(self._left)
         self._report_soon(loop)

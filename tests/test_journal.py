@@ -303,6 +303,15 @@ async def test_cancelling_at_any_turn_leaves_nothing(tmp_path: Path, turns: int)
     await written(path, 1)  # and it can be opened again
 
 
+async def test_leaving_it_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    async with Journal(tmp_path / "journal") as journal:
+        writing = asyncio.ensure_future(journal.write([row(journal)]))
+        await asyncio.sleep(0)
+        assert not writing.done()
+    await writing
+    assert len(await collected(read_journal(tmp_path / "journal"))) == 1
+
+
 async def test_leaving_it_unopened_is_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     await journal.__aexit__(None, None, None)

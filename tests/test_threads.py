@@ -225,6 +225,18 @@ async def test_threads_are_as_many_as_allowed_and_start_with_need() -> None:
     threads.close()
 
 
+async def test_what_is_done_is_told_though_the_next_piece_of_work_takes_long(
+    threads: Threads,
+) -> None:
+    slow = Work()
+    first, second = threads.start(lambda: "done"), threads.start(slow)
+    async with asyncio.timeout(5):
+        assert await join(first) == "done"
+    assert not second.done()
+    slow.released.set()
+    assert await join(second) == "done"
+
+
 async def test_close_ends_the_threads_as_soon_as_their_work_is_done() -> None:
     threads = Threads()
     work = Work()
