@@ -50,7 +50,7 @@ _HOP = 0.01
 _SIGN_OF_LIFE = 2.0
 """Seconds after which a record says that this process is alive, though nothing has finished."""
 
-_GATHER = 0.01
+_GATHER = 0.02
 """Seconds between two commits of a stage: what comes meanwhile shares the next one."""
 
 _PATIENCE = 0.02

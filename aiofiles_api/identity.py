@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _FILE_FIELDS = [field.name for field in attrs.fields(FileObject) if field.name != "extra"]
+_file_values = attrgetter(*_FILE_FIELDS)
 
 _BLOCK = 1024 * 1024
 
@@ -98,7 +100,8 @@ def place_of(*parts: str) -> bytes:
 def result_to(result: FileObject | DownloadedFile | DeletedFile) -> str:
     """Write a result as JSON."""
     if isinstance(result, FileObject):
-        fields = {**result.extra, **{name: getattr(result, name) for name in _FILE_FIELDS}}
+        known = zip(_FILE_FIELDS, _file_values(result), strict=True)
+        fields = {**result.extra, **{name: value for name, value in known if value is not None}}
     else:
         fields = attrs.asdict(result, recurse=False)
         if isinstance(result, DownloadedFile):

@@ -66,7 +66,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result", bound=FileObject | DownloadedFile | DeletedFile)
 
 _AHEAD = 8
-_AHEAD_WITH_JOURNAL = 24
+_AHEAD_WITH_JOURNAL = 48
 """Items that are pulled beyond those that are worked on; with a journal, some wait for commits."""
 
 _RECENT = 10.0

@@ -65,6 +65,13 @@ async def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
     assert await collected(read_journal(path, kind="delete")) == []
 
 
+def test_a_row_has_the_same_checksum_on_every_python() -> None:
+    mtime_ns = 1_700_000_000_123_456_789
+    some = Row(7, b"place", "upload", "/é", 2**40, mtime_ns, "ab" * 32, server="http://s")
+    some.updated_at = 0.1
+    assert some.to_columns()[-1] == 1785412769
+
+
 async def test_it_is_its_owners_alone_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     async with Journal(path) as journal:

@@ -65,7 +65,7 @@ def settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST_AHEAD = 24
+MOST_AHEAD = 48
 """The small constant: items that are pulled beyond those that are worked on."""
 
 
