@@ -148,13 +148,17 @@ class Work:
 
 @asynccontextmanager
 async def surroundings(task: Task, outcome: Outcome) -> AsyncIterator[None]:
-    """Have around the job what belongs to it: for "serve", a service and those who ask it."""
+    """Have around the job what belongs to it: for "serve", a service and those who ask it.
+
+    What was left of getting ready is collected before the job begins, and before anybody asks.
+    """
     if task.job.operation == "serve":
         # FastAPI is imported by those alone who need it.
         service = importlib.import_module("benchmarks.service")
         async with service.asked(outcome):
             yield
     else:
+        gc.collect()
         yield
 
 
@@ -167,7 +171,6 @@ async def measured(task: Task, held: HeldSelector | None) -> Outcome:
     outcome: Outcome = {}
     async with opened(task.target) as client, surroundings(task, outcome):
         work = Work(client, task)
-        gc.collect()
         meter.start()
         await work.run()
         outcome.update(meter.stop())
