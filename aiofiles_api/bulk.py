@@ -25,7 +25,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Generic, Protocol, TypeGuard, TypeVar, cast
 
 import anyio
@@ -225,6 +225,7 @@ class _Engine(Generic[Item, J]):
         """Run all stages to their end."""
         try:
             with self._session.registered():
+                await self._session.threads.run(_load_anyio)
                 await self._trade.open()
             try:
                 await self._run_stages()
@@ -355,6 +356,12 @@ class _Engine(Generic[Item, J]):
                     self._handed_out.put_nowait(job)
             if not is_over:
                 await asyncio.sleep(_GATHER)
+
+
+@cache
+def _load_anyio() -> None:
+    """Have anyio load what its first task group needs, for which the loop would be held."""
+    anyio.run(anyio.sleep, 0)
 
 
 class _Puller(Generic[Item]):
