@@ -33,7 +33,7 @@ import attrs
 
 from aiofiles_api.errors import FilesError, InvalidArgumentError, JournalError
 from aiofiles_api.session import SessionManager
-from aiofiles_api.threads import join, settle
+from aiofiles_api.threads import join, settle, until_done
 
 __all__ = ["Items", "Job", "Outcome", "Trade", "checked_items", "first_error", "run"]
 
@@ -296,7 +296,9 @@ class _Engine(Generic[Item, J]):
                 room = await self._take_all_places()
                 hop = threads.start(partial(puller.advance, room))
                 try:
-                    await asyncio.wait((hop,), timeout=_PATIENCE)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_PATIENCE):
+                            await until_done(hop)
                     room -= self._put_all(puller.taken)
                     is_over = await join(hop)
                 finally:

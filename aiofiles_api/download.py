@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -80,7 +81,7 @@ async def download(
                 on_attempt(transfer.attempts)
     return DownloadedFile(
         file_id=identifier,
-        path=part.path,
+        path=Path(part.path),
         bytes=transfer.bytes,
         sha256=digest,
         attempts=transfer.attempts,

@@ -8,24 +8,23 @@ the last batch, the checks and the rename share one hop, so that a small file co
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import hashlib
 import os
+import random
 import re
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import attrs
 
 from aiofiles_api.errors import DestinationError, IntegrityError, InvalidArgumentError
-from aiofiles_api.threads import Threads, join, settle
+from aiofiles_api.threads import Threads, Work, join, settle
 
 __all__ = ["Destination", "PartFile", "locate", "safe_filename"]
 
@@ -48,13 +47,13 @@ class Destination:
     """Where a download shall go.
 
     Attributes:
-        path: A file's path, or that of a directory.
+        path: A file's path, or that of a directory, as it was given.
         is_directory: Whether the file's name is still to be found.
         is_link: Whether the path is a symbolic link to it.
         exists: Whether there is a file already.
     """
 
-    path: Path
+    path: str
     is_directory: bool
     is_link: bool = attrs.field(default=False, eq=False)
     exists: bool = attrs.field(default=False, eq=False)
@@ -67,10 +66,10 @@ class Destination:
         Raises:
             DestinationError: There is something else than a file.
         """
-        path = self.path / safe_filename(filename, fallback=fallback)
+        path = os.path.join(self.path, safe_filename(filename, fallback=fallback))
         place = locate(path)
         if place.is_directory:
-            raise DestinationError(f"{str(path)!r} is a directory; pass the path of a file")
+            raise DestinationError(f"{path!r} is a directory; pass the path of a file")
         return place
 
 
@@ -96,11 +95,11 @@ def locate(path: str | os.PathLike[str]) -> Destination:
                 mode = os.stat(text).st_mode
         except FileNotFoundError:
             is_directory = text.endswith(os.sep) or text == ""
-            return Destination(Path(text), is_directory, is_link=is_link)
+            return Destination(text, is_directory, is_link=is_link)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             msg = f"{text!r} is no regular file; use stream() to write to pipes and devices"
             raise DestinationError(msg)
-    return Destination(Path(text), stat.S_ISDIR(mode), is_link=is_link, exists=True)
+    return Destination(text, stat.S_ISDIR(mode), is_link=is_link, exists=True)
 
 
 def safe_filename(filename: str, *, fallback: str) -> str:
@@ -142,7 +141,7 @@ class PartFile:
     """The file that becomes the destination when all of it is there and right.
 
     Attributes:
-        path: The destination, known for certain when `prepare` has returned.
+        path: The destination as it was given, known for certain when `prepare` has returned.
 
     Args:
         destination: Where it shall be: a file's path, or that of a directory.
@@ -164,7 +163,7 @@ class PartFile:
         sha256: str | None,
         kept_as: str | None = None,
     ) -> None:
-        self.path = Path()
+        self.path = ""
         self._given = destination
         self._threads = threads
         self._overwrite = overwrite
@@ -176,7 +175,7 @@ class PartFile:
         self._descriptor: int | None = None
         self._replaces = False
         self._has_gap = False
-        self._writing: asyncio.Future[int] | None = None
+        self._writing: Work[int] | None = None
 
     async def prepare(self, filename: str | None = None, *, fallback: str = "") -> int | None:
         """Refuse what can be known to fail before anything is asked of the server.
@@ -321,7 +320,7 @@ class PartFile:
 
     def _open(self) -> int:
         directory = os.path.dirname(self._target)
-        part = os.path.join(directory, f".{os.urandom(12).hex()}.part")
+        part = os.path.join(directory, f".{_random.getrandbits(96):024x}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = _in_directory(directory, partial(os.open, part, flags, 0o666))
         self._descriptor = descriptor
@@ -339,7 +338,7 @@ class PartFile:
         descriptor = self._write(chunks)
         if self._hash is not None and self._hash.hexdigest() != self._sha256:
             msg = (
-                f"downloading to {str(self.path)!r}: the content's sha256 is"
+                f"downloading to {self.path!r}: the content's sha256 is"
                 f" {self._hash.hexdigest()}, not {self._sha256}; nothing was put there"
             )
             raise IntegrityError(msg)
@@ -397,13 +396,19 @@ class PartFile:
             os.close(descriptor)
 
     def _exists(self) -> DestinationError:
-        msg = f"{str(self.path)!r} exists; pass overwrite=True, or choose another name"
+        msg = f"{self.path!r} exists; pass overwrite=True, or choose another name"
         return DestinationError(msg)
 
 
-def _absolute(path: Path) -> str:
+def _absolute(path: str) -> str:
     # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
-    return str(path) if path.is_absolute() else os.path.join(os.getcwd(), path)
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
+_random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
+"""For names. `os.urandom` would give up the interpreter once more for each file."""
+
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:
@@ -495,7 +500,7 @@ class _OsErrors:
 
     __slots__ = ("_destination",)
 
-    def __init__(self, destination: str | Path) -> None:
+    def __init__(self, destination: str) -> None:
         self._destination = destination
 
     def __enter__(self) -> None:
@@ -513,5 +518,5 @@ class _OsErrors:
         code = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(code) if code else str(error)
         remedy = _REMEDIES.get(code or 0, "check the path")
-        msg = f"cannot write {str(self._destination)!r}: {reason}; {remedy}"
+        msg = f"cannot write {self._destination!r}: {reason}; {remedy}"
         raise DestinationError(msg) from error

@@ -28,7 +28,7 @@ from aiofiles_api.errors import (
     SourceNotReplayableError,
 )
 from aiofiles_api.sendfile import Span
-from aiofiles_api.threads import Threads, join, settle
+from aiofiles_api.threads import Threads, Work, join, settle
 
 __all__ = [
     "AsyncBinaryFile",
@@ -272,7 +272,7 @@ class _ThreadReader:
         self._threads = threads
         self._read = read
         self._close = close
-        self._ahead: asyncio.Future[bytes] | None = None
+        self._ahead: Work[bytes] | None = None
 
     async def read(self) -> Buffer:
         if self._ahead is None:

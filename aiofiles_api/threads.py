@@ -15,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import anyio
 
-__all__ = ["Threads", "join", "settle"]
+__all__ = ["Pending", "Threads", "Work", "join", "settle", "until_done"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _REPORT = 0.002
 """Seconds for which what is done waits for more of it, while there is more to do."""
@@ -29,6 +30,89 @@ _REPORT = 0.002
 _PATIENCE = 0.01
 """Seconds for which nothing may be finished before another thread joins in. Not shorter than what
 a thread may have to wait until the interpreter lets it run (`sys.getswitchinterval()`)."""
+
+
+class Pending(Protocol[T_co]):
+    """What can be joined and settled: a piece of work, a future or a task."""
+
+    def done(self) -> bool:
+        """Return whether it has come to its end."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Return whether that end was a cancellation."""
+        ...
+
+    def result(self) -> T_co:
+        """Return what came of it, or raise that."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """Return what it raised."""
+        ...
+
+    def add_done_callback(self, callback: Callable[[object], object], /) -> object:
+        """Have `callback` called at the end."""
+        ...
+
+    def remove_done_callback(self, callback: Callable[[object], object], /) -> object:
+        """Have it not called after all."""
+        ...
+
+
+class Work(Generic[T]):
+    """A piece of blocking work, and what comes of it: much of a future, but nobody cancels it.
+
+    Its callbacks are called at once when the loop hears of the end, not a turn later.
+    """
+
+    __slots__ = ("_callbacks", "_error", "_is_done", "_result", "_work")
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._callbacks: list[Callable[[object], object]] = []
+        self._is_done = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it; to be called in a thread."""
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+            self._error = error
+
+    def finish(self) -> None:
+        """Tell whoever waits that it is done; to be called on the loop."""
+        self._is_done = True
+        for callback in self._callbacks:
+            callback(self)
+
+    def done(self) -> bool:
+        """Return whether the loop has heard of the end."""
+        return self._is_done
+
+    def cancelled(self) -> bool:
+        """Return `False`."""
+        return False
+
+    def result(self) -> T:
+        """Return what the work returned, or raise what it raised; only when it is done."""
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+    def exception(self) -> BaseException | None:
+        """Return what the work raised; only when it is done."""
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[object], object], /) -> None:
+        """Have `callback` called at the end, which has not come yet."""
+        self._callbacks.append(callback)
+
+    def remove_done_callback(self, callback: Callable[[object], object], /) -> None:
+        """Forget `callback`."""
+        self._callbacks.remove(callback)
 
 
 class Threads:
@@ -47,7 +131,7 @@ class Threads:
     def __init__(self, limit: int = 32) -> None:
         self._limit = limit
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="aiofiles_api")
-        self._waiting: deque[Callable[[], Callable[[], None]]] = deque()
+        self._waiting: deque[Work[object]] = deque()
         self._done: deque[Callable[[], None]] = deque()
         self._busy = 0  # threads that were sent to work; on the loop alone is it changed
         self._got_on_at = 0.0
@@ -55,22 +139,22 @@ class Threads:
         self._will_report = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Have `work` done; its caller owes the future a `join` or a `settle`."""
+    def start(self, function: Callable[[], T]) -> Work[T]:
+        """Have a function called; who has it done owes the work a `join` or a `settle`."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(partial(_outcome, work, future))
+        work = Work(function)
+        self._waiting.append(cast("Work[object]", work))
         if not self._busy:
             if not self._will_begin:
                 self._will_begin = True
                 loop.call_soon(self._begin, loop)
         else:
             self._look_later(loop)
-        return future
+        return work
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread and return what it returns."""
-        return await join(self.start(work))
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread and return what it returns."""
+        return await join(self.start(function))
 
     def close(self) -> None:
         """End the threads; each of them ends as soon as its work is done."""
@@ -112,7 +196,8 @@ class Threads:
                 work = self._waiting.popleft()
             except IndexError:  # pragma: no cover - another thread was faster
                 break
-            self._done.append(work())
+            work.run()
+            self._done.append(work.finish)
             self._got_on_at = now = time.monotonic()
             if self._waiting and now - reported_at >= _REPORT:
                 reported_at = now
@@ -141,68 +226,50 @@ class Threads:
             self._send_another(asyncio.get_running_loop())
 
 
-def _outcome(work: Callable[[], T], future: asyncio.Future[T]) -> Callable[[], None]:
-    """Do the work, and return what tells its future."""
-    try:
-        return partial(_succeeded, future, work())
-    except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
-        return partial(_failed, future, error)
-
-
-def _succeeded(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _failed(future: asyncio.Future[T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-async def join(future: asyncio.Future[T]) -> T:
+async def join(pending: Pending[T]) -> T:
     """Wait for a thread's result; on cancellation, first wait for the thread."""
     try:
-        await _until_done(future)
+        await until_done(pending)
     except asyncio.CancelledError:
-        await settle(future)
+        await settle(pending)
         raise
-    return future.result()
+    return pending.result()
 
 
-async def settle(future: asyncio.Future[T]) -> None:
+async def settle(pending: Pending[object]) -> None:
     """Wait until a thread is done and ignore its outcome; a cancellation is raised afterwards."""
     cancelled: asyncio.CancelledError | None = None
-    while not future.done():
+    while not pending.done():
         try:
             if cancelled is None:
-                await _until_done(future)
+                await until_done(pending)
             else:
                 # Once more: anyio repeats a scope's cancellation at every turn of the loop. Not
                 # before, because anyio's first scope loads modules, for which the loop is held.
                 with anyio.CancelScope(shield=True):
-                    await _until_done(future)
+                    await until_done(pending)
         except asyncio.CancelledError as error:
             cancelled = error
-    if not future.cancelled():
-        future.exception()  # seen: the loop need not complain that nobody looked
+    if not pending.cancelled():
+        pending.exception()  # seen: the loop need not complain that nobody looked
     if cancelled is not None:
         raise cancelled
 
 
-async def _until_done(future: asyncio.Future[T]) -> None:
-    """Wait for a future without taking it along when the waiting is cancelled."""
+async def until_done(pending: Pending[object]) -> None:
+    """Wait for the end; a cancellation ends the waiting at once, and nothing else."""
     # Not asyncio.shield: from Python 3.14 on it logs what a future that it shielded raises. Nor
     # asyncio.wait, which does the same as this at several times the cost.
-    if not future.done():
+    if not pending.done():
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wake = partial(_wake, waiter)
-        future.add_done_callback(wake)
+        pending.add_done_callback(wake)
         try:
             await waiter
         finally:
-            future.remove_done_callback(wake)
+            pending.remove_done_callback(wake)
 
 
-def _wake(waiter: asyncio.Future[None], _: asyncio.Future[T]) -> None:
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
     if not waiter.done():
         waiter.set_result(None)

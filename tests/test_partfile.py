@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from aiofiles_api import DestinationError, IntegrityError, InvalidArgumentError
 from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
-from aiofiles_api.threads import Threads, settle
+from aiofiles_api.threads import Threads, Work, join, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -42,10 +42,10 @@ class HeldThreads(Threads):
         self.gate = threading.Event()
         self.gate.set()
 
-    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def start(self, function: Callable[[], T]) -> Work[T]:
         def held() -> T:
             assert self.gate.wait(10)
-            return work()
+            return function()
 
         return super().start(held)
 
@@ -245,7 +245,7 @@ async def test_what_a_link_points_to_is_replaced_and_the_link_stays(
 async def test_a_link_to_nothing_gets_its_target(threads: Threads, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("target")
-    assert await asyncio.to_thread(locate, link) == Destination(link, is_directory=False)
+    assert await asyncio.to_thread(locate, link) == Destination(str(link), is_directory=False)
     await put(part_file(link, threads, overwrite=False))
     assert link.is_symlink()
     assert (tmp_path / "target").read_bytes() == CONTENT
@@ -525,20 +525,19 @@ def test_a_path_is_a_file_or_a_directory(tmp_path: Path) -> None:
     file.write_bytes(b"")
     directory.mkdir()
     (tmp_path / "to directory").symlink_to(directory)
-    assert locate(file) == Destination(file, is_directory=False)
-    assert locate(str(file)) == Destination(file, is_directory=False)
-    assert locate(tmp_path / "new") == Destination(tmp_path / "new", is_directory=False)
-    assert locate(directory) == Destination(directory, is_directory=True)
+    assert locate(file) == Destination(str(file), is_directory=False)
+    assert locate(str(file)) == Destination(str(file), is_directory=False)
+    assert locate(tmp_path / "new") == Destination(f"{tmp_path}/new", is_directory=False)
+    assert locate(directory) == Destination(str(directory), is_directory=True)
     assert locate(tmp_path / "to directory").is_directory
-    assert locate(f"{tmp_path}/new/") == Destination(tmp_path / "new", is_directory=True)
+    assert locate(f"{tmp_path}/new/") == Destination(f"{tmp_path}/new/", is_directory=True)
     assert locate("").is_directory
-    assert locate("").path == Path()
 
 
 def test_a_directory_gets_the_servers_filename_made_safe(tmp_path: Path) -> None:
     place = locate(tmp_path).with_name("../../etc/passwd", fallback="file-1")
-    assert place == Destination(tmp_path / "passwd", is_directory=False)
-    assert locate(tmp_path).with_name("..", fallback="../x").path == tmp_path / "x"
+    assert place == Destination(f"{tmp_path}/passwd", is_directory=False)
+    assert locate(tmp_path).with_name("..", fallback="../x").path == f"{tmp_path}/x"
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
@@ -808,19 +807,38 @@ async def test_a_file_system_without_locks_is_said(
         await kept_part(tmp_path / "file", threads).prepare()
 
 
+def test_a_forked_process_gives_other_names_than_its_parent() -> None:
+    program = """
+import os, sys
+from aiofiles_api.partfile import _random
+readable, writable = os.pipe()
+if not os.fork():
+    os.write(writable, str(_random.random()).encode())
+    os._exit(0)
+os.close(writable)
+sys.exit(os.read(readable, 100).decode() == str(_random.random()))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def _no_space() -> int:
+    raise DestinationError("full")
+
+
 async def test_chunks_are_hurried_only_when_nothing_is_being_written(
     threads: HeldThreads, tmp_path: Path
 ) -> None:
     part = part_file(tmp_path / "file", threads)
     await part.prepare()
     assert part.append_if_idle([b"1"])
-    busy: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    busy = Work(_no_space)
     written, part._writing = part._writing, busy
     assert not part.append_if_idle([b"2"])
-    busy.set_exception(DestinationError("full"))
+    busy.run()
+    busy.finish()
     assert not part.append_if_idle([b"2"])
     assert written is not None
-    await written
+    await join(written)
     part._writing = None
     assert part.append_if_idle([b"3"])
     await part.commit([])

@@ -32,7 +32,7 @@ from aiofiles_api import (
     SourceNotReplayableError,
 )
 from aiofiles_api.sources import Source, UploadSource, as_source, spooled
-from aiofiles_api.threads import Threads
+from aiofiles_api.threads import Threads, Work
 
 pytestmark = pytest.mark.anyio
 
@@ -53,13 +53,13 @@ class WatchedThreads(Threads):
         self.gate = threading.Event()
         self.gate.set()
 
-    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def start(self, function: Callable[[], T]) -> Work[T]:
         mark = object()
 
         def watched() -> T:
             try:
                 assert self.gate.wait(10)
-                return work()
+                return function()
             finally:
                 self.active.remove(mark)
 
