@@ -22,7 +22,7 @@ from aiofiles_api.errors import (
     InvalidArgumentError,
     UnprocessableEntityError,
 )
-from aiofiles_api.models import FileObject, FilePage, structure
+from aiofiles_api.models import FileObject, FilePage, structure_files
 from aiofiles_api.protocol import ListQuery, RawPage, Reply, Request, list_request, read_page
 from aiofiles_api.session import SessionManager
 from aiofiles_api.threads import settle
@@ -79,8 +79,8 @@ async def _files(
     async with aclosing(_raw_pages(session, query, max_items)) as pages:
         async for page in pages:
             for start in range(0, len(page.data), _SLICE):
-                for payload in page.data[start : start + _SLICE]:
-                    yield structure(payload, FileObject)
+                for file in structure_files(page.data[start : start + _SLICE]):
+                    yield file
                 # The caller may never wait, and the next page is on its way.
                 await asyncio.sleep(0)
 
@@ -92,7 +92,7 @@ async def _pages(
         async for page in pages:
             files: list[FileObject] = []
             for start in range(0, len(page.data), _SLICE):
-                files += (structure(one, FileObject) for one in page.data[start : start + _SLICE])
+                files += structure_files(page.data[start : start + _SLICE])
                 await asyncio.sleep(0)
             yield FilePage(tuple(files), page.first_id, page.last_id, bool(page.has_more))
 

@@ -9,12 +9,12 @@ What cannot be repaired is an `APIResponseError` that names the field.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
 from cattrs import Converter
@@ -31,6 +31,7 @@ __all__ = [
     "Order",
     "file_id",
     "structure",
+    "structure_files",
 ]
 
 Order: TypeAlias = Literal["asc", "desc"]
@@ -47,7 +48,7 @@ _UNFIT_FOR_ID = re.compile(r"[/\\?#%\s]")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-# With slots, a frozen object takes twice the time to make, and listings make them by the million.
+# Without slots, all fields can be set at once, and listings make such objects by the million.
 @attrs.frozen(slots=False)
 class FileObject:
     """A file as the server describes it.
@@ -225,12 +226,62 @@ def structure(payload: object, model: type[Model]) -> Model:
     Raises:
         APIResponseError: It is not an object, or a field is missing or of the wrong kind.
     """
+    if model is FileObject:
+        return next(structure_files((payload,)))  # type: ignore[return-value]  # not narrowed
+    return _convert(payload, model)
+
+
+def structure_files(payloads: Iterable[object]) -> Iterator[FileObject]:
+    """Read decoded JSON values as files, each when it is asked for.
+
+    One that has exactly the fields which the API describes is read in a fraction of the time. Where
+    anything at all is otherwise, the converter repairs or refuses it.
+
+    Raises:
+        APIResponseError: One is not an object, or a field is missing or of the wrong kind.
+    """
+    # Names of this function are found faster than others, which counts with a million files.
+    new, set_attribute, fields_of = object.__new__, object.__setattr__, _fields_of
+    count = len(_FILE_FIELDS)
+    for payload in payloads:
+        try:
+            identifier, size, created_at, name, purpose, kind, status, details, expires_at = (
+                fields_of(payload)
+            )
+        except (KeyError, TypeError):
+            yield _convert(payload, FileObject)
+            continue
+        if (
+            type(payload) is not dict
+            or len(payload) != count
+            or type(identifier) is not str
+            or type(size) is not int
+            or type(created_at) is not int
+            or type(name) is not str
+            or type(purpose) is not str
+            or kind != "file"
+            or (status is not None and type(status) is not str)
+            or (details is not None and type(details) is not str)
+            or (expires_at is not None and type(expires_at) is not int)
+        ):
+            yield _convert(payload, FileObject)
+            continue
+        fields = {**payload, "extra": {}}
+        if status == "":
+            fields["status"] = None
+        if details == "":
+            fields["status_details"] = None
+        # All at once: __init__ sets them one by one, which takes several times as long.
+        file = new(FileObject)
+        set_attribute(file, "__dict__", fields)
+        yield file
+
+
+def _convert(payload: object, model: type[Model]) -> Model:
     # Messages name kinds, never values: a hostile server could echo the key in any of them.
     if not isinstance(payload, dict):
         msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
         raise APIResponseError(msg)
-    if model is FileObject and (plain := _structure_plain(payload)) is not None:
-        return plain  # type: ignore[return-value]  # not narrowed with `model`
     try:
         return _converter().structure(payload, model)
     except KeyError as error:
@@ -274,44 +325,9 @@ def _or(default: D, read: Callable[[object, object], T]) -> Callable[[object, ob
 
 _FILE_FIELDS = frozenset(field.name for field in attrs.fields(FileObject)) - {"extra"}
 
-_fields_of = itemgetter(*(field.name for field in attrs.fields(FileObject)[:-1]))
-
-
-def _structure_plain(payload: Mapping[str, object]) -> FileObject | None:
-    """Read a file that has exactly the fields which the API describes, in a third of the time.
-
-    It returns `None` where anything at all is otherwise: the converter then repairs or refuses it.
-    """
-    if len(payload) != len(_FILE_FIELDS):
-        return None
-    try:
-        values = _fields_of(payload)
-    except KeyError:
-        return None
-    identifier, size, created_at, filename, purpose, kind, status, details, expires_at = values
-    if not (
-        type(identifier) is str
-        and type(size) is int
-        and type(created_at) is int
-        and type(filename) is str
-        and type(purpose) is str
-        and kind == "file"
-        and (status is None or type(status) is str)
-        and (details is None or type(details) is str)
-        and (expires_at is None or type(expires_at) is int)
-    ):
-        return None
-    return FileObject(
-        identifier,
-        size,
-        created_at,
-        filename,
-        purpose,
-        "file",
-        status or None,
-        details or None,
-        expires_at,
-    )
+_fields_of: Callable[[Any], tuple[object, ...]] = itemgetter(
+    *(field.name for field in attrs.fields(FileObject)[:-1])
+)
 
 
 def _extra(payload: Mapping[str, object]) -> dict[str, object]:
