@@ -346,7 +346,8 @@ class Content:
         self.content_type: str | None = None
         self._session = session
         self._identifier = identifier
-        self._retries = Retries(session, content_request(identifier))
+        self._request = content_request(identifier)
+        self._retries = Retries(session, self._request)
         self._exchange: Exchange | None = None
         self._into_buffers = into_buffers
         self._to_skip = 0
@@ -391,7 +392,9 @@ class Content:
 
     async def _connect(self) -> Exchange | None:
         """Ask for what is missing; return `None` when the server says that nothing is."""
-        request = content_request(self._identifier, offset=self.position, etag=self._etag)
+        request = self._request
+        if self.position:
+            request = content_request(self._identifier, offset=self.position, etag=self._etag)
         if self.attempts > 1:
             _log.info("%s: attempt %d, from byte %d", request.what, self.attempts, self.position)
         exchange = await self._session.open(request)

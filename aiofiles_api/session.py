@@ -162,10 +162,16 @@ class SessionManager:
     ) -> None:
         self.config = config
         self.threads = Threads()
+        self._own_headers: Mapping[str, str] = config.headers
         self.secrets: tuple[str, ...] = tuple(config.headers.values())
         self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
         self.receiving = Buffers(_RECEIVING, least=128 * 1024, most=2 * 1024 * 1024)
-        self._has_own_authorization = "authorization" in map(str.lower, config.headers)
+        self._ask_for_key: Callable[[], Awaitable[str]] | None = None
+        if "authorization" not in map(str.lower, config.headers):
+            if isinstance(config.api_key, Secret):
+                self._take_key(config.api_key)
+            else:
+                self._ask_for_key = config.api_key
         self._timeout = aiohttp.ClientTimeout(
             total=config.timeouts.total,
             connect=config.timeouts.connect,
@@ -298,13 +304,14 @@ class SessionManager:
 
     async def _headers(self, request: Request) -> dict[str, str]:
         """Return the headers with credentials; the caller's own ones prevail."""
-        headers = {**_plain_headers(request), **self.config.headers}
-        key = self.config.api_key
-        if key is not None and not self._has_own_authorization:
-            secret = key if isinstance(key, Secret) else checked_key(await key())
-            self.secrets = (secret, *self.config.headers.values())
-            headers["Authorization"] = Secret(f"Bearer {secret}")
-        return headers
+        if self._ask_for_key is not None:
+            self._take_key(checked_key(await self._ask_for_key()))
+        return {**_plain_headers(request), **self._own_headers}
+
+    def _take_key(self, key: Secret) -> None:
+        headers = self.config.headers
+        self.secrets = (key, *headers.values())
+        self._own_headers = {**headers, "Authorization": Secret(f"Bearer {key}")}
 
     async def _send(
         self,
@@ -382,7 +389,7 @@ class SessionManager:
         self._check_usable()
         return _Registered(self._active, self._left)
 
-    def operation(self, what: str, *, began: float | None = None) -> _Operation:
+    def operation(self, what: str, *, began: float | None = None) -> _Registered:
         """Register what runs inside, and bound it by the policy's deadline.
 
         Not to be open while the caller's own code runs: it cancels its task.
@@ -395,10 +402,12 @@ class SessionManager:
             APITimeoutError: The deadline has passed.
             ClientClosedError: The client is closed, or was while this ran.
         """
+        self._check_usable()
         deadline = self.config.retry.deadline
-        if deadline is not None:
-            deadline += asyncio.get_running_loop().time() if began is None else began
-        return _Operation(self.registered(), deadline, what)
+        if deadline is None:
+            return _Registered(self._active, self._left)
+        began = asyncio.get_running_loop().time() if began is None else began
+        return _Bounded(self._active, self._left, began + deadline, what)
 
     def release(self, exchange: Exchange) -> None:
         """Take back the slot of an exchange that has ended."""
@@ -694,26 +703,42 @@ class _Registered:
         if is_cancelled and self._interrupted and task.uncancel() <= self._cancellations_before:
             raise _closed_error() from None
 
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
     def interrupt(self, task: asyncio.Task[object]) -> None:
         """Cancel the task that it is entered by, and remember that it was us."""
         self._interrupted = True
         task.cancel()
 
 
-class _Operation:
-    """A registered piece of work that may have a deadline."""
+class _Bounded(_Registered):
+    """A registered piece of work that has a deadline."""
 
-    __slots__ = ("_bound", "_registered", "_what")
+    __slots__ = ("_bound", "_what")
 
-    def __init__(self, registered: _Registered, deadline: float | None, what: str) -> None:
-        self._registered = registered
-        self._bound = None if deadline is None else asyncio.timeout_at(deadline)
+    def __init__(
+        self,
+        active: dict[asyncio.Task[object], _Registered],
+        left: asyncio.Event,
+        deadline: float,
+        what: str,
+    ) -> None:
+        super().__init__(active, left)
+        self._bound = asyncio.timeout_at(deadline)
         self._what = what
 
     async def __aenter__(self) -> None:
-        self._registered.__enter__()
-        if self._bound is not None:
-            await self._bound.__aenter__()
+        self.__enter__()
+        await self._bound.__aenter__()
 
     async def __aexit__(
         self,
@@ -722,22 +747,20 @@ class _Operation:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._bound is not None:
-                await self._leave_bound(self._bound, kind, error, traceback)
+            await self._leave_bound(kind, error, traceback)
         except BaseException as other:
-            self._registered.__exit__(type(other), other, other.__traceback__)
+            self.__exit__(type(other), other, other.__traceback__)
             raise
-        self._registered.__exit__(kind, error, traceback)
+        self.__exit__(kind, error, traceback)
 
     async def _leave_bound(
         self,
-        bound: asyncio.Timeout,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         try:
-            await bound.__aexit__(kind, error, traceback)
+            await self._bound.__aexit__(kind, error, traceback)
         except TimeoutError as timeout:
             msg = f"{self._what}: not done within RetryPolicy.deadline; allow more time"
             raise APITimeoutError(msg) from timeout

@@ -52,7 +52,7 @@ _log = logging.getLogger("aiofiles_api")
 _WAYS: tuple[str, ...] = get_args(OnUncertain)
 
 _SINGLE = 256 * 1024
-"""A body up to this length is sent in one piece."""
+"""A source up to this length is sent in one piece with its envelope."""
 
 _FIRST_SPAN = 256 * 1024
 _LONGEST_SPAN = 8 * 1024 * 1024
@@ -295,11 +295,20 @@ class _FormBody:
 
     async def read(self) -> Buffer | Span:
         if self._pieces is None:
+            if self.is_complete:  # all was sent in one piece
+                self._count(self.seen)
+                return b""
             reader = self._reader
             if self.takes_files and isinstance(reader, FileReader):
                 self._pieces = self._spans(reader)
             else:
-                self._pieces = self._cut()
+                held = await reader.read()
+                following = await reader.read() if held else held
+                self._check(held, following)
+                if not following and len(held) <= _SINGLE:
+                    await self._complete()
+                    return b"".join((self._envelope.prefix, held, self._envelope.suffix))
+                self._pieces = self._cut(held, following)
         return await anext(self._pieces, b"")
 
     async def aclose(self) -> None:
@@ -327,18 +336,9 @@ class _FormBody:
         await self._complete()
         yield self._envelope.suffix
 
-    async def _cut(self) -> AsyncGenerator[Buffer, None]:
+    async def _cut(self, held: Buffer, following: Buffer) -> AsyncGenerator[Buffer, None]:
         """Yield the whole body, each chunk only when the one behind it has been read."""
-        envelope = self._envelope
-        held = await self._reader.read()
-        following = await self._reader.read() if held else held
-        self._check(held, following)
-        if not following and len(envelope.prefix) + len(held) <= _SINGLE:
-            await self._complete()
-            yield b"".join((envelope.prefix, held, envelope.suffix))
-            self._count(len(held))
-            return
-        yield envelope.prefix
+        yield self._envelope.prefix
         while held:
             view = memoryview(held)
             for start in range(0, len(view), _PIECE):
@@ -348,7 +348,7 @@ class _FormBody:
             held, following = following, await self._reader.read() if following else following
             self._check(held, following)
         await self._complete()
-        yield envelope.suffix
+        yield self._envelope.suffix
 
     def _check(self, held: Buffer, following: Buffer) -> None:
         """Break off before the last chunk is sent if it does not end where it was to end."""
