@@ -84,6 +84,16 @@ async def test_an_azure_style_key_and_version_take_the_place_of_ours(
         assert "?api-version=2024-10-21 " in request.line
 
 
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+async def test_an_authorization_of_the_callers_own_prevails_over_the_key(name: str) -> None:
+    async with (
+        raw_server(reply(FILE)) as raw,
+        FilesClient(base_url=raw.base_url, api_key=KEY, headers={name: "Basic b3du"}) as files,
+    ):
+        await files.retrieve("file-1")
+    assert raw.requests[0].headers["authorization"] == "Basic b3du"
+
+
 async def test_a_key_can_be_fetched_anew_for_each_request() -> None:
     keys = iter(["first-key", "second-key"])
 

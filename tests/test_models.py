@@ -75,6 +75,23 @@ def test_optional_fields_may_be_null_or_empty(nothing: str | None) -> None:
     assert file == structure(SMALLEST, FileObject)
 
 
+@pytest.mark.parametrize("nothing", [None, ""], ids=["null", "empty"])
+@pytest.mark.parametrize("field", ["status", "status_details"])
+def test_so_they_may_where_all_else_is_as_documented(field: str, nothing: str | None) -> None:
+    file = structure(DOCUMENTED | {field: nothing}, FileObject)
+    assert attrs.asdict(file) == DOCUMENTED | {field: None, "extra": {}}
+
+
+def test_a_file_with_all_documented_fields_is_like_one_that_was_made_by_hand() -> None:
+    file = structure(DOCUMENTED, FileObject)
+    by_hand = FileObject(**DOCUMENTED)  # type: ignore[arg-type]
+    assert (file, repr(file), hash(file)) == (by_hand, repr(by_hand), hash(by_hand))
+    assert attrs.evolve(file, id="other") == attrs.evolve(by_hand, id="other")
+    assert pickle.loads(pickle.dumps(file)) == by_hand
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        file.id = "other"  # type: ignore[misc]
+
+
 @given(
     st.dictionaries(
         st.text().filter(lambda name: name not in DOCUMENTED), json_values, min_size=1, max_size=4
