@@ -103,6 +103,13 @@ a POST does not meet a connection that is being closed at the other end."""
 _WORTH_INTAKE = 512 * 1024
 """Bytes of a body that are worth changing its connection's protocol, there and back."""
 
+_HEADERS = {
+    "User-Agent": "aiofiles-api",
+    "Accept": "application/json",
+    # Lengths and ranges are those of the file only when nothing is encoded.
+    "Accept-Encoding": "identity",
+}
+
 _LARGEST_JSON = 32 * 1024 * 1024
 _LARGEST_ERROR = 64 * 1024
 _MOST_REDIRECTS = 10
@@ -290,7 +297,7 @@ class SessionManager:
         home = url = request.url(self.config.base_url, self.config.params)
         is_home = True
         for _ in range(_MOST_REDIRECTS):
-            headers = await self._headers(request) if is_home else _plain_headers(request)
+            headers = await self._headers(request) if is_home else request.headers
             exchange = await self._send(request, url, headers, open_body, is_secret=url != home)
             if exchange.status not in _REDIRECTS:
                 return exchange
@@ -306,7 +313,7 @@ class SessionManager:
         """Return the headers with credentials; the caller's own ones prevail."""
         if self._ask_for_key is not None:
             self._take_key(checked_key(await self._ask_for_key()))
-        return {**_plain_headers(request), **self._own_headers}
+        return {**request.headers, **self._own_headers}
 
     def _take_key(self, key: Secret) -> None:
         headers = self.config.headers
@@ -317,7 +324,7 @@ class SessionManager:
         self,
         request: Request,
         url: str,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         open_body: OpenBody | None,
         *,
         is_secret: bool,
@@ -361,7 +368,7 @@ class SessionManager:
                 or aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE, ssl=self._tls),
                 connector_owner=self._connector is None,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "aiofiles-api"},
+                headers=_HEADERS,
                 trace_configs=self._trace_configs,
             )
         return self._http
@@ -870,27 +877,55 @@ class _Turn:
     """What a client may do before others come to their turn on the loop.
 
     Many requests that go on at once, or a source and a connection that never wait, would keep it.
+    Who comes too late waits in a row, and of that each turn wakes as many as the last one had time
+    for.
     """
 
     def __init__(self) -> None:
-        self._is_new = True
         self._ends_at = 0.0
+        self._is_new = True
+        self._will_end = False
+        self._went_on = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Go on, or wait for the loop's next turn if this one has lasted for long."""
-        while not self._goes_on():  # noqa: ASYNC110 - it is a turn that it waits for, no event
-            await asyncio.sleep(0)
+        """Go on, or wait for another turn if this one has lasted for long."""
+        if not self._waiting and self._has_time():
+            return
+        loop = asyncio.get_running_loop()
+        while True:
+            waiter = loop.create_future()
+            self._waiting.append(waiter)
+            self._end_soon(loop)
+            await waiter
+            if self._has_time():
+                return
 
-    def _goes_on(self) -> bool:
+    def _has_time(self) -> bool:
         now = time.monotonic()
         if self._is_new:
             self._is_new = False
             self._ends_at = now + _TURN
-            asyncio.get_running_loop().call_soon(self._renew)
-        return now < self._ends_at
+            self._end_soon(asyncio.get_running_loop())
+        has_time = now < self._ends_at
+        self._went_on += has_time
+        return has_time
 
-    def _renew(self) -> None:
+    def _end_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._will_end:
+            self._will_end = True
+            loop.call_soon(self._end, loop)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._will_end = False
         self._is_new = True
+        for _ in range(min(max(self._went_on, 1), len(self._waiting))):
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # as it is when its task was cancelled
+                waiter.set_result(None)
+        self._went_on = 0
+        if self._waiting:
+            self._end_soon(loop)
 
 
 class _StallWatch:
@@ -930,11 +965,6 @@ class _StallWatch:
             transport.abort()
             return
         self._look_later(transport, limit)
-
-
-def _plain_headers(request: Request) -> dict[str, str]:
-    # Lengths and ranges are those of the file only when nothing is encoded.
-    return {"Accept": "application/json", "Accept-Encoding": "identity", **request.headers}
 
 
 # What an exception of aiohttp becomes, from the special to the general: the first that fits counts.
