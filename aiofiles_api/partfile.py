@@ -41,6 +41,11 @@ _RESERVED = r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|
 _UNSAFE = r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 """Control characters, what Windows forbids, and what makes a name show otherwise than it is."""
 
+_random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
+"""For names. `os.urandom` would give up the interpreter once more for each file."""
+
+os.register_at_fork(after_in_child=_random.seed)
+
 
 @attrs.frozen
 class Destination:
@@ -403,12 +408,6 @@ class PartFile:
 def _absolute(path: str) -> str:
     # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-
-
-_random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
-"""For names. `os.urandom` would give up the interpreter once more for each file."""
-
-os.register_at_fork(after_in_child=_random.seed)
 
 
 def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:

@@ -409,10 +409,10 @@ class SessionManager:
             APITimeoutError: The deadline has passed.
             ClientClosedError: The client is closed, or was while this ran.
         """
-        self._check_usable()
         deadline = self.config.retry.deadline
         if deadline is None:
-            return _Registered(self._active, self._left)
+            return self.registered()
+        self._check_usable()
         began = asyncio.get_running_loop().time() if began is None else began
         return _Bounded(self._active, self._left, began + deadline, what)
 

@@ -24,7 +24,7 @@ from aiofiles_api import (
     FilePage,
     InvalidArgumentError,
 )
-from aiofiles_api.models import file_id, structure
+from aiofiles_api.models import file_id, structure, structure_files
 
 DOCUMENTED: dict[str, object] = {
     "id": "file-abc123",
@@ -80,6 +80,14 @@ def test_optional_fields_may_be_null_or_empty(nothing: str | None) -> None:
 def test_so_they_may_where_all_else_is_as_documented(field: str, nothing: str | None) -> None:
     file = structure(DOCUMENTED | {field: nothing}, FileObject)
     assert attrs.asdict(file) == DOCUMENTED | {field: None, "extra": {}}
+
+
+def test_files_of_a_page_are_read_one_by_one_and_each_as_if_it_were_alone() -> None:
+    page = [DOCUMENTED, DOCUMENTED | {"bytes": "1"}, SMALLEST, DOCUMENTED | {"etag": "x"}]
+    files = structure_files([*page, {"id": "file-1"}])
+    assert [next(files) for _ in page] == [structure(payload, FileObject) for payload in page]
+    with pytest.raises(APIResponseError, match="without the field"):
+        next(files)
 
 
 def test_a_file_with_all_documented_fields_is_like_one_that_was_made_by_hand() -> None:
