@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +34,12 @@ QUICK_RETRIES = RetryPolicy(attempts=4, backoff=0.001)
 def pytest_xdist_auto_num_workers() -> int:
     """Two for each processor: half of the time a test waits, for a timeout or another process."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end the commands under test, even where it is ignored for us (`nohup`, `&`)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
