@@ -512,7 +512,7 @@ class _OsErrors:
         traceback: TracebackType | None,
     ) -> None:
         # ValueError: a path that holds a NUL.
-        if error is None or not isinstance(error, OSError | ValueError):
+        if not isinstance(error, OSError | ValueError):
             return
         code = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(code) if code else str(error)
