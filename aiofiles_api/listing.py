@@ -1,18 +1,17 @@
 """Pages of a listing, and the generator over their files.
 
 A task of its own fetches the next page while the caller works through the one in hand: so one page
-is in hand and one is being fetched, and a listing of any length needs the memory of two. No cancel
-scope is open while the caller's code runs, because a `break` finalizes a generator in another task.
+is in hand and one is being fetched, and a listing of any length needs the memory of two, as text:
+files are decoded and structured a few hundred at a time, and the loop has its turn in between. No
+cancel scope is open while the caller's code runs, because a `break` finalizes a generator in
+another task.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
-from operator import itemgetter
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import attrs
 
@@ -23,24 +22,15 @@ from aiofiles_api.errors import (
     UnprocessableEntityError,
 )
 from aiofiles_api.models import FileObject, FilePage, structure_files
-from aiofiles_api.protocol import ListQuery, RawPage, Reply, Request, list_request, read_page
+from aiofiles_api.protocol import ListQuery, RawPage, list_request, read_page
 from aiofiles_api.session import SessionManager
 from aiofiles_api.threads import settle
 
 __all__ = ["list_files", "list_pages"]
 
-_DEFAULT_PAGES: Sequence[int] = (2_000, 5_000, 10_000)
-"""Files a page where the caller does not say: the first to begin with. The larger the pages, the
-less do the round trips count, and the longer is the loop held to read one. Not any number: what is
-asked for again and again, servers may remember."""
-
-_READING = 0.007
-"""Seconds for which reading a page may hold the loop: that decides how large the next one is."""
-
-_SLICE = 500
-"""Files that are structured between two turns of the loop."""
-
-_id_of: Callable[[Any], object] = itemgetter("id")
+_DEFAULT_PAGES: Sequence[int] = (10_000, 2_000)
+"""Files a page where the caller does not say: the most that the API allows, since each page costs a
+round trip; and what is asked for where a server allows fewer."""
 
 
 def list_files(
@@ -76,11 +66,16 @@ def _check_max_items(max_items: int | None) -> None:
 async def _files(
     session: SessionManager, query: ListQuery, max_items: int | None
 ) -> AsyncGenerator[FileObject, None]:
+    left = max_items
     async with aclosing(_raw_pages(session, query, max_items)) as pages:
         async for page in pages:
-            for start in range(0, len(page.data), _SLICE):
-                for file in structure_files(page.data[start : start + _SLICE]):
+            for piece in page.data:
+                wanted = piece[:left]
+                for file in structure_files(wanted):
                     yield file
+                left = None if left is None else left - len(wanted)
+                if left == 0:
+                    return
                 # The caller may never wait, and the next page is on its way.
                 await asyncio.sleep(0)
 
@@ -88,13 +83,17 @@ async def _files(
 async def _pages(
     session: SessionManager, query: ListQuery, max_items: int | None
 ) -> AsyncGenerator[FilePage, None]:
+    left = max_items
     async with aclosing(_raw_pages(session, query, max_items)) as pages:
         async for page in pages:
             files: list[FileObject] = []
-            for start in range(0, len(page.data), _SLICE):
-                files += structure_files(page.data[start : start + _SLICE])
+            for piece in page.data:
+                files += structure_files(piece)
                 await asyncio.sleep(0)
-            yield FilePage(tuple(files), page.first_id, page.last_id, bool(page.has_more))
+            wanted = tuple(files[:left])
+            left = None if left is None else left - len(wanted)
+            has_more = bool(page.has_more) or len(wanted) < len(files)
+            yield FilePage(wanted, page.first_id, page.last_id, has_more)
 
 
 async def _raw_pages(
@@ -135,37 +134,44 @@ async def _fetch_pages(
                 " take the first page alone"
             )
             raise APIResponseError(msg, retryable=False)
-        yield sizes.cut(page)
+        yield page
         if page.has_more is False:
             return
+        if sizes.remaining is not None:
+            sizes.remaining = max(sizes.remaining - await _length(page), 0)
         query = attrs.evolve(query, after=cursor)
 
 
 async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSizes) -> RawPage:
-    def read(request: Request, reply: Reply) -> RawPage:
-        began = time.thread_time()
-        page = read_page(request, reply)
-        sizes.learn(len(page.data), time.thread_time() - began)
-        return page
-
     while True:
+        request = list_request(attrs.evolve(query, limit=sizes.limit))
         try:
-            return await session.call(list_request(attrs.evolve(query, limit=sizes.limit)), read)
+            return await session.call(request, read_page)
         except (BadRequestError, UnprocessableEntityError):
             # Some servers allow fewer files a page; one that the caller named is their matter.
             if not sizes.take_fewer():
                 raise
 
 
+async def _length(page: RawPage) -> int:
+    length = 0
+    for piece in page.data:
+        length += len(piece)
+        await asyncio.sleep(0)
+    return length
+
+
 def _names(page: RawPage, identifier: str) -> bool:
     """Return whether a page has a file of this id."""
-    with suppress(LookupError, TypeError):  # what is no file is told when it is structured
-        return identifier in map(_id_of, page.data)
-    return False
+    return page.data.mentions(identifier) and any(
+        isinstance(file, dict) and file.get("id") == identifier
+        for piece in page.data
+        for file in piece
+    )
 
 
 def _cursor_behind(page: RawPage) -> str:
-    last = page.data[-1] if page.data else None
+    last = page.data.last
     identifier = last.get("id") if isinstance(last, dict) else None
     if not isinstance(identifier, str) or not identifier:
         what = "a page ends without an id" if page.data else "an empty page says has_more"
@@ -183,44 +189,22 @@ class _PageSizes:
 
     def __init__(self, named: int | None, max_items: int | None) -> None:
         self.remaining = max_items
-        self._size: int | None = _DEFAULT_PAGES[0] if named is None else named
-        self._ours: Sequence[int] = _DEFAULT_PAGES if named is None else ()
+        self._sizes: list[int | None] = [named] if named else [*_DEFAULT_PAGES, None]
 
     @property
     def limit(self) -> int | None:
         """The page size to ask for; `None` leaves it to the server."""
-        if self._size is None:
-            return None
-        return self._size if self.remaining is None else min(self._size, self.remaining)
-
-    def learn(self, count: int, seconds: float) -> None:
-        """Ask for as many from now on as can be read in the time that there is for it.
-
-        Args:
-            count: Files of a page.
-            seconds: For how long reading it has held the loop.
-        """
-        if self._ours and count >= self._ours[0]:
-            fitting = [size for size in self._ours if size * seconds <= count * _READING]
-            self._size = max(fitting, default=self._ours[0])
+        size = self._sizes[0]
+        return size if size is None or self.remaining is None else min(size, self.remaining)
 
     def take_fewer(self) -> bool:
         """Ask for fewer, since the server refuses so many; not if it was the caller who did."""
-        if not self._ours:
-            return False
-        least = self._ours[0]
-        is_least = (self.limit or 0) <= least
-        self._ours = () if is_least else (least,)
-        self._size = None if is_least else least
-        return True
-
-    def cut(self, page: RawPage) -> RawPage:
-        """Count a page, and cut off what is not wanted."""
-        if self.remaining is None:
-            return page
-        kept = page.data[: self.remaining]
-        self.remaining -= len(kept)
-        return attrs.evolve(page, data=kept, has_more=page.has_more or len(kept) < len(page.data))
+        asked = self.limit
+        while len(self._sizes) > 1:
+            del self._sizes[0]
+            if self.limit != asked:  # not so where few are wanted
+                return True
+        return False
 
 
 class _CursorGuard:

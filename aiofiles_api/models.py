@@ -9,11 +9,12 @@ What cannot be repaired is an `APIResponseError` that names the field.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -227,54 +228,57 @@ def structure(payload: object, model: type[Model]) -> Model:
         APIResponseError: It is not an object, or a field is missing or of the wrong kind.
     """
     if model is FileObject:
-        return next(structure_files((payload,)))  # type: ignore[return-value]  # not narrowed
+        own = payload.copy() if type(payload) is dict else payload
+        return next(structure_files((own,)))  # type: ignore[return-value]  # not narrowed
     return _convert(payload, model)
 
 
-def structure_files(payloads: Iterable[object]) -> Iterator[FileObject]:
-    """Read decoded JSON values as files, each when it is asked for.
+def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
+    """Read decoded JSON values as files, each when it is asked for; they become a part of them.
 
-    One that has exactly the fields which the API describes is read in a fraction of the time. Where
-    anything at all is otherwise, the converter repairs or refuses it.
+    Where all have exactly the fields which the API describes, that takes a fraction of the time.
+    Where anything at all is otherwise, the converter repairs or refuses it.
 
     Raises:
         APIResponseError: One is not an object, or a field is missing or of the wrong kind.
     """
+    if not _are_as_described(payloads):
+        for payload in payloads:
+            yield _convert(payload, FileObject)
+        return
     # Names of this function are found faster than others, which counts with a million files.
-    new, set_attribute, fields_of = object.__new__, object.__setattr__, _fields_of
-    count = len(_FILE_FIELDS)
-    for payload in payloads:
-        try:
-            identifier, size, created_at, name, purpose, kind, status, details, expires_at = (
-                fields_of(payload)
-            )
-        except (KeyError, TypeError):
-            yield _convert(payload, FileObject)
-            continue
-        if (
-            type(payload) is not dict
-            or len(payload) != count
-            or type(identifier) is not str
-            or type(size) is not int
-            or type(created_at) is not int
-            or type(name) is not str
-            or type(purpose) is not str
-            or kind != "file"
-            or (status is not None and type(status) is not str)
-            or (details is not None and type(details) is not str)
-            or (expires_at is not None and type(expires_at) is not int)
-        ):
-            yield _convert(payload, FileObject)
-            continue
-        fields = {**payload, "extra": {}}
-        if status == "":
-            fields["status"] = None
-        if details == "":
-            fields["status_details"] = None
+    new, set_attribute = object.__new__, object.__setattr__
+    fields: dict[str, object]
+    for fields in payloads:  # type: ignore[assignment]  # as described
+        fields["extra"] = {}
         # All at once: __init__ sets them one by one, which takes several times as long.
         file = new(FileObject)
         set_attribute(file, "__dict__", fields)
         yield file
+
+
+def _are_as_described(payloads: Sequence[object]) -> bool:
+    """Whether all are objects with the fields of a file, each of its kind and no others.
+
+    They are looked at field by field, not file by file: so the loops are the interpreter's own.
+    """
+    try:
+        columns = zip(*map(_fields_of, payloads), strict=True)
+        ids, sizes, times, names, purposes, kinds, statuses, details, expiries = columns
+        notes = {*statuses, *details}
+        for strings in (ids, names, purposes):
+            "".join(strings)  # a TypeError if one is something else
+    except (KeyError, TypeError, ValueError):
+        return False
+    return (
+        set(map(type, payloads)) == {dict}
+        and set(map(len, payloads)) == {len(_FILE_FIELDS)}  # type: ignore[arg-type]  # dicts
+        and set(map(type, sizes)) | set(map(type, times)) == {int}
+        and set(map(type, expiries)) <= {int, NoneType}
+        and kinds.count("file") == len(kinds)
+        and set(map(type, notes)) <= {str, NoneType}
+        and "" not in notes
+    )
 
 
 def _convert(payload: object, model: type[Model]) -> Model:

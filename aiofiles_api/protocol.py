@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import attrs
 
+from aiofiles_api.decoding import Pieces, decode, decode_page
 from aiofiles_api.errors import (
     APIResponseError,
     APIStatusError,
@@ -36,12 +37,6 @@ from aiofiles_api.errors import (
     UnprocessableEntityError,
 )
 from aiofiles_api.models import DeletedFile, ExpiresAfter, FileObject, Order, structure
-
-_loads: Callable[[bytes], object]
-try:
-    from orjson import loads as _loads
-except ImportError:
-    from json import loads as _loads
 
 __all__ = [
     "ListQuery",
@@ -75,6 +70,7 @@ _UNPRINTABLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
 
 Method: TypeAlias = Literal["GET", "POST", "DELETE"]
 _Model = TypeVar("_Model", FileObject, DeletedFile)
+_Decoded = TypeVar("_Decoded")
 
 
 @attrs.frozen
@@ -178,13 +174,13 @@ class RawPage:
     """One page of a listing whose files are not structured yet.
 
     Attributes:
-        data: The files as decoded JSON.
+        data: The files as JSON, decoded a piece at a time.
         first_id: As the server sent it; `None` for an empty string.
         last_id: As the server sent it; `None` for an empty string.
         has_more: As the server sent it; `None` where it does not say.
     """
 
-    data: list[object]
+    data: Pieces
     first_id: str | None
     last_id: str | None
     has_more: bool | None
@@ -268,16 +264,15 @@ def read_deleted(request: Request, reply: Reply) -> DeletedFile:
 
 
 def read_page(request: Request, reply: Reply) -> RawPage:
-    """Read a page of a listing; its files are left to be structured one by one."""
-    payload = _json(request, reply)
-    data = payload.get("data") if isinstance(payload, dict) else None
-    if not isinstance(payload, dict) or not isinstance(data, list):
+    """Read a page of a listing; its files are left to be decoded and structured bit by bit."""
+    page, data = _json(request, reply, decode_page)
+    if not isinstance(page, dict) or data is None:
         raise _not_promised(request, reply, 'JSON without the list "data"')
-    has_more = payload.get("has_more")
+    has_more = page.get("has_more")
     return RawPage(
         data=data,
-        first_id=_identifier(payload.get("first_id")),
-        last_id=_identifier(payload.get("last_id")),
+        first_id=_identifier(page.get("first_id")),
+        last_id=_identifier(page.get("last_id")),
         has_more=has_more if isinstance(has_more, bool) else None,
     )
 
@@ -384,18 +379,18 @@ def _checked_purpose(purpose: str) -> str:
 
 
 def _structured(request: Request, reply: Reply, model: type[_Model]) -> _Model:
-    payload = _json(request, reply)
+    payload = _json(request, reply, decode)
     try:
         return structure(payload, model)
     except APIResponseError as error:
         raise _not_promised(request, reply, str(error)) from error
 
 
-def _json(request: Request, reply: Reply) -> object:
+def _json(request: Request, reply: Reply, read: Callable[[bytes], _Decoded]) -> _Decoded:
     if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         raise status_error(request, reply)
-    with suppress(ValueError, RecursionError):  # the latter from thousands of brackets
-        return _loads(reply.body)
+    with suppress(ValueError):
+        return read(reply.body)
     raise _not_promised(request, reply, "a body that is not JSON")
 
 

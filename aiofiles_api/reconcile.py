@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Literal, TypeAlias, TypeVar
 
 import attrs
@@ -39,7 +40,7 @@ from aiofiles_api.errors import (
     SourceNotReplayableError,
     UploadUncertainError,
 )
-from aiofiles_api.models import FileObject, structure
+from aiofiles_api.models import FileObject, structure_files
 from aiofiles_api.protocol import (
     ListQuery,
     RawPage,
@@ -253,8 +254,8 @@ async def _candidates(
     rises = falls = False  # as the times of creation go on; only a fall shows the order to hold
     for _ in range(_MOST_PAGES):
         page, since = await _page(session, query, upload)
-        for payload in page.data:
-            file = structure(payload, FileObject)
+        file = None
+        for file in chain.from_iterable(map(structure_files, page.data)):
             rises |= previous is not None and file.created_at > previous
             falls |= previous is not None and file.created_at < previous
             previous = file.created_at
@@ -263,7 +264,7 @@ async def _candidates(
             if is_new and is_same and not claims.is_claimed(file):
                 candidates.append(file)
         has_seen_older = since is not None and previous is not None and previous < since
-        cursor = structure(page.data[-1], FileObject).id if page.data else query.after
+        cursor = query.after if file is None else file.id
         is_last = not page.has_more or cursor == query.after
         if is_last or (falls and not rises and has_seen_older):
             break

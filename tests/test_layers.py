@@ -19,7 +19,7 @@ PACKAGE = "aiofiles_api"
 ROOT = Path(aiofiles_api.__file__).parent
 
 BASEMENT = ["errors", "progress", "threads", "buffers"]
-VALUES = ["models", "retry", "pacing", "config", "multipart", "resume"]
+VALUES = ["decoding", "models", "retry", "pacing", "config", "multipart", "resume"]
 PURE = [*BASEMENT, *VALUES, "protocol", "intake", "sendfile", "sources"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
 CORE = [*BELOW_UPLOAD, "upload", "client"]
@@ -31,13 +31,14 @@ ROOMS: dict[str, list[str]] = {
     "progress": [],
     "threads": [],
     "buffers": [],
+    "decoding": ["errors"],
     "models": ["errors"],
     "retry": ["errors"],
     "pacing": ["errors"],
     "config": ["errors", "retry", "pacing"],
     "multipart": ["errors"],
     "resume": ["errors"],
-    "protocol": ["errors", "models"],
+    "protocol": ["errors", "decoding", "models"],
     "intake": [],
     "sendfile": ["errors", "threads"],
     "sources": ["errors", "threads", "sendfile"],
@@ -77,7 +78,8 @@ ROOMS: dict[str, list[str]] = {
 }
 
 LIBRARIES: dict[str, set[str]] = {
-    "protocol": {"attrs", "orjson"},
+    "decoding": {"attrs", "orjson"},
+    "protocol": {"attrs"},
     "session": {"aiohttp", "attrs", "anyio"},
     "emulator": {"aiohttp", "attrs", "anyio"},
     "cli": {"anyio", "attrs", "cyclopts", "rich", "uvloop"},

@@ -129,26 +129,37 @@ def limits_of(requests: list[RawRequest]) -> list[str | None]:
     return [query["limit"][0] if "limit" in query else None for query in queries]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "limits"),
-    [(60.0, ["2000", "10000", "10000"]), (0.0, ["2000"] * 7)],
-)
-async def test_pages_become_larger_if_reading_them_does_not_hold_the_loop(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, limits: list[str]
-) -> None:
-    monkeypatch.setattr("aiofiles_api.listing._READING", seconds)
+async def test_the_default_page_is_the_largest_that_the_api_allows() -> None:
     async with raw_server(pages(13_000)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list()]) == 13_000
-        assert limits_of(raw.requests) == limits
+        assert limits_of(raw.requests) == ["10000", "10000"]
 
 
-async def test_larger_pages_that_are_refused_are_not_asked_for_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aiofiles_api.listing._READING", 60.0)
+async def test_more_than_a_page_is_asked_for_page_by_page() -> None:
+    async with raw_server(pages(13_000)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list(max_items=12_000)]) == 12_000
+        assert limits_of(raw.requests) == ["10000", "2000"]
+
+
+async def test_larger_pages_that_are_refused_are_not_asked_for_again() -> None:
     async with raw_server(pages(5_000, most=2_000)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list()]) == 5_000
-        assert limits_of(raw.requests) == ["2000", "10000", "2000", "2000"]
+        assert limits_of(raw.requests) == ["10000", "2000", "2000", "2000"]
+
+
+async def test_a_page_that_breaks_off_into_nonsense_is_an_error_behind_what_was_read() -> None:
+    data = [json.dumps(entry(number)) for number in range(5_000)]
+    data[4_000] = '{"id": }'
+    listed = ", ".join(data)
+    async with (
+        raw_server(reply(f'{{"data": [{listed}], "has_more": false}}')) as raw,
+        client_of(raw) as files,
+    ):
+        seen = 0
+        with pytest.raises(APIResponseError, match="no JSON from byte"):
+            async for _ in files.list():
+                seen += 1
+        assert 0 < seen <= 4_000
 
 
 async def test_others_come_to_their_turn_while_a_page_is_worked_through() -> None:
@@ -298,9 +309,15 @@ async def test_a_server_without_pages_is_read_once() -> None:
 async def test_a_default_page_size_that_is_refused_is_left_to_the_server() -> None:
     async with raw_server(pages(50, most=100)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list()]) == 50
-        assert limits_of(raw.requests) == ["2000", None, None, None]
+        assert limits_of(raw.requests) == ["10000", "2000", None, None, None]
         with pytest.raises(BadRequestError):
             [f async for f in files.list(page_size=101)]
+
+
+async def test_a_page_size_that_is_refused_is_not_asked_for_again_where_few_are_wanted() -> None:
+    async with raw_server(pages(50, most=25)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list(max_items=30)]) == 30
+        assert limits_of(raw.requests) == ["30", None, None]
 
 
 async def test_a_request_that_stays_refused_is_an_error() -> None:
@@ -308,7 +325,7 @@ async def test_a_request_that_stays_refused_is_an_error() -> None:
     async with raw_server(script) as raw, client_of(raw) as files:
         with pytest.raises(Exception, match="no"):
             [f async for f in files.list()]
-        assert len(raw.requests) == 2
+        assert limits_of(raw.requests) == ["10000", "2000", None]
 
 
 async def test_tolerance_towards_what_compatible_servers_send() -> None:
