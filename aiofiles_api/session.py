@@ -35,6 +35,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohttp's, not ours
 
 from aiofiles_api.buffers import Buffers
+from aiofiles_api.chunked import ChunkedWriter
 from aiofiles_api.config import Config, Secret, checked_key
 from aiofiles_api.errors import (
     APIConnectionError,
@@ -815,21 +816,30 @@ class _Payload(aiohttp.Payload):
         # Without a length the body goes in HTTP's chunks, each with a head of its own.
         self._body.takes_files = self._size is not None and takes_files(writer.transport)
         piece = await self._read()
+        chunks: ChunkedWriter | None = None
         if not isinstance(piece, Span) and len(piece) <= _NEVER_WAITS:
             await writer.write(piece)
             piece = await self._read()
             if not piece:
                 return
+            if self._size is None:
+                chunks = ChunkedWriter(_transport_of(writer))
         watch = self._watch = _StallWatch(writer, self._limit)
         try:
             while piece:
                 if isinstance(piece, Span):
                     await self._send_span(writer, piece)
                 else:
-                    await writer.write(piece)
+                    if chunks is None:
+                        await writer.write(piece)
+                    else:
+                        chunks.write(piece)
+                        await writer.drain()
                     watch.written += len(piece)
                     await self._turn.wait()
                 piece = await self._read()
+            if chunks is not None:
+                chunks.end()
         finally:
             watch.stop()
             if self._sender is not None:
@@ -843,9 +853,7 @@ class _Payload(aiohttp.Payload):
             raise
 
     async def _send_span(self, writer: AbstractStreamWriter, span: Span) -> None:
-        transport = writer.transport
-        if transport is None:  # pragma: no cover - it may be lost between any two pieces
-            raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
+        transport = _transport_of(writer)
         if self._sender is None:
             # What was written before must have left, and nothing may be written meanwhile.
             transport.set_write_buffer_limits(0)
@@ -871,6 +879,12 @@ class _Payload(aiohttp.Payload):
                 await settle(self._writer)
         finally:
             await self._body.aclose()
+
+
+def _transport_of(writer: AbstractStreamWriter) -> asyncio.WriteTransport:
+    if writer.transport is None:  # pragma: no cover - it may be lost between any two pieces
+        raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
+    return writer.transport
 
 
 class _Turn:

@@ -20,7 +20,7 @@ ROOT = Path(aiofiles_api.__file__).parent
 
 BASEMENT = ["errors", "progress", "threads", "buffers"]
 VALUES = ["decoding", "models", "retry", "pacing", "config", "multipart", "resume"]
-PURE = [*BASEMENT, *VALUES, "protocol", "intake", "sendfile", "sources"]
+PURE = [*BASEMENT, *VALUES, "protocol", "chunked", "intake", "sendfile", "sources"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
 CORE = [*BELOW_UPLOAD, "upload", "client"]
 
@@ -39,6 +39,7 @@ ROOMS: dict[str, list[str]] = {
     "multipart": ["errors"],
     "resume": ["errors"],
     "protocol": ["errors", "decoding", "models"],
+    "chunked": [],
     "intake": [],
     "sendfile": ["errors", "threads"],
     "sources": ["errors", "threads", "sendfile"],
