@@ -33,9 +33,9 @@ _MOST = 500
 """Elements that are handed out at once, where a list had to be decoded whole."""
 
 # No backslash: so a quotation mark begins or ends a string, and `"data"` is a member's name.
-_HEAD = re.compile(rb'\s*\{[^\\\[\]{}]{0,4000}"data"\s*:\s*\[\s*(?=\{)')
-_BETWEEN = re.compile(rb"\}\s*,\s*\{")
-_CLOSING = re.compile(rb"\]\s*[,}]")
+_HEAD = rb'\s*\{[^\\\[\]{}]{0,4000}"data"\s*:\s*\[\s*(?=\{)'
+_BETWEEN = rb"\}\s*,\s*\{"
+_CLOSING = rb"\]\s*[,}]"
 
 
 def decode(text: bytes) -> Any:  # JSON may be anything
@@ -120,13 +120,14 @@ def _cut(text: bytes) -> tuple[object, Pieces]:
     Raises:
         ValueError: It does not look like a page that can be cut.
     """
-    head = _HEAD.match(text)
+    head = re.match(_HEAD, text)
     if head is None:
         msg = "not the beginning of a page"
         raise ValueError(msg)
     cuts: list[tuple[int, int]] = []
     start = head.end()
-    while between := _BETWEEN.search(text, start + _PIECE):
+    following = re.compile(_BETWEEN)
+    while between := following.search(text, start + _PIECE):
         cuts.append((start, between.start() + 1))
         start = between.end() - 1
     if _may_close_a_list(text, head.end(), start):
@@ -139,8 +140,9 @@ def _cut(text: bytes) -> tuple[object, Pieces]:
 
 
 def _may_close_a_list(text: bytes, start: int, end: int) -> bool:
+    closing = re.compile(_CLOSING)
     while (start := text.find(b"]", start, end)) >= 0:
-        if _CLOSING.match(text, start):
+        if closing.match(text, start):
             return True
         start += 1
     return False
