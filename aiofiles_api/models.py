@@ -227,10 +227,18 @@ def structure(payload: object, model: type[Model]) -> Model:
     Raises:
         APIResponseError: It is not an object, or a field is missing or of the wrong kind.
     """
-    if model is FileObject:
-        own = payload.copy() if type(payload) is dict else payload
-        return next(structure_files((own,)))  # type: ignore[return-value]  # not narrowed
-    return _convert(payload, model)
+    # Messages name kinds, never values: a hostile server could echo the key in any of them.
+    if not isinstance(payload, dict):
+        msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
+        raise APIResponseError(msg)
+    try:
+        return _converter().structure(payload, model)
+    except KeyError as error:
+        msg = f"a {model.__name__} without the field {error}"
+        raise APIResponseError(msg) from error
+    except (ValueError, OverflowError) as error:
+        msg = f"a {model.__name__} with a field that cannot be read: {error}"
+        raise APIResponseError(msg) from error
 
 
 def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
@@ -244,7 +252,7 @@ def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
     """
     if not _are_as_described(payloads):
         for payload in payloads:
-            yield _convert(payload, FileObject)
+            yield structure(payload, FileObject)
         return
     # Names of this function are found faster than others, which counts with a million files.
     new, set_attribute = object.__new__, object.__setattr__
@@ -279,21 +287,6 @@ def _are_as_described(payloads: Sequence[object]) -> bool:
         and set(map(type, notes)) <= {str, NoneType}
         and "" not in notes
     )
-
-
-def _convert(payload: object, model: type[Model]) -> Model:
-    # Messages name kinds, never values: a hostile server could echo the key in any of them.
-    if not isinstance(payload, dict):
-        msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
-        raise APIResponseError(msg)
-    try:
-        return _converter().structure(payload, model)
-    except KeyError as error:
-        msg = f"a {model.__name__} without the field {error}"
-        raise APIResponseError(msg) from error
-    except (ValueError, OverflowError) as error:
-        msg = f"a {model.__name__} with a field that cannot be read: {error}"
-        raise APIResponseError(msg) from error
 
 
 def _string(value: object, _: object) -> str:
@@ -334,11 +327,6 @@ _fields_of: Callable[[Any], tuple[object, ...]] = itemgetter(
 )
 
 
-def _extra(payload: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields that the API does not know."""
-    return {name: payload[name] for name in sorted(payload.keys() - _FILE_FIELDS)}
-
-
 @cache
 def _converter() -> Converter:
     converter = Converter(detailed_validation=False)
@@ -365,7 +353,8 @@ def _converter() -> Converter:
     )
 
     def structure_file(payload: dict[str, object], kind: type[FileObject]) -> FileObject:
-        return known_fields({**payload, "extra": _extra(payload)}, kind)
+        unknown = sorted(payload.keys() - _FILE_FIELDS)
+        return known_fields({**payload, "extra": {name: payload[name] for name in unknown}}, kind)
 
     converter.register_structure_hook(FileObject, structure_file)
     return converter

@@ -63,8 +63,6 @@ _LONGEST_BODY = 2_000
 _LONGEST_MESSAGE = 1_000
 _LARGEST_PAGE = 10_000
 
-_ID_IN_PATH = re.compile("(?<=^files/)[^/]+")
-
 _UNPRINTABLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
 """What could steer a terminal, and what UTF-8 cannot say."""
 
@@ -96,12 +94,16 @@ class Request:
     @property
     def endpoint(self) -> str:
         """What a server limits together: the method, and the path without the file's id."""
-        return f"{self.method} /{_ID_IN_PATH.sub('{file_id}', self.path)}"
+        collection, slash, rest = self.path.partition("/")
+        if not slash:
+            return f"{self.method} /{collection}"
+        _, slash, action = rest.partition("/")
+        return f"{self.method} /{collection}/{{file_id}}{slash}{action}"
 
     def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
         """Return the absolute URL with the query of the request and of the client."""
-        query = urlencode(self.query + params)
-        return f"{base_url}/{self.path}" + (f"?{query}" if query else "")
+        query = self.query + params
+        return f"{base_url}/{self.path}" + (f"?{urlencode(query)}" if query else "")
 
 
 @attrs.frozen
