@@ -923,6 +923,7 @@ async def test_serve_lets_go_wrong_what_a_file_says(tmp_path: Path) -> None:
         async with FilesClient(base_url=base_url, api_key=key, retry=NO_RETRIES) as files:
             with pytest.raises(InternalServerError):
                 await files.retrieve("file-1")
+        await ended(child, signal.SIGINT)  # so that it removes its directory
 
 
 def test_serve_says_what_is_wrong_with_the_faults(command: CommandLine, tmp_path: Path) -> None:
@@ -943,3 +944,4 @@ async def test_serve_refuses_what_comes_faster_than_allowed() -> None:
             await files.upload(b"1", purpose="batch")
             with pytest.raises(RateLimitError):
                 await files.upload(b"1", purpose="batch")
+        await ended(child, signal.SIGINT)
