@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 __all__ = ["ChunkedWriter"]
@@ -23,15 +24,19 @@ class ChunkedWriter:
 
     Args:
         transport: The connection.
+        drain: Waits until its buffer has room.
     """
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
+    def __init__(
+        self, transport: asyncio.WriteTransport, drain: Callable[[], Awaitable[None]]
+    ) -> None:
         self._transport = transport
+        self._drain = drain
         self._end_of_last = b""
         is_plain = transport.get_extra_info("sslcontext") is None and hasattr(os, "writev")
         self._socket = transport.get_extra_info("socket") if is_plain else None
 
-    def write(self, piece: _Piece) -> None:
+    async def write(self, piece: _Piece) -> None:
         """Write a piece of one byte or more, of which the transport may keep what is not sent.
 
         Raises:
@@ -46,6 +51,7 @@ class ChunkedWriter:
             sent = len(frame)
         if sent - len(frame) < view.nbytes:
             self._transport.write(view[sent - len(frame) :])
+        await self._drain()
 
     def end(self) -> None:
         """End the last piece.

@@ -211,12 +211,14 @@ class FilesClient:
             purpose: Only files with this purpose.
             order: By time of creation: "desc", the newest first, or "asc".
             after: Begin behind this file.
-            page_size: Files a request, 1 to 10,000 (the API's `limit`); by default a good one.
+            page_size: Files a request, 1 to 10,000 (the API's `limit`); by default as
+                many as the server allows.
             max_items: Stop after so many files.
 
         Raises:
             InvalidArgumentError: An argument cannot work; nothing was sent.
-            APIResponseError: The server repeats a page, or says `has_more` without a file.
+            APIResponseError: The server repeats a page, says `has_more` without a file, or sends
+                what is no file; then those before it were yielded.
             APIError: The server refused it, or could not be reached.
         """
         return list_files(self._session, _query(purpose, order, after, page_size), max_items)

@@ -33,9 +33,15 @@ _MOST = 500
 """Elements that are handed out at once, where a list had to be decoded whole."""
 
 # No backslash: so a quotation mark begins or ends a string, and `"data"` is a member's name.
-_HEAD = rb'\s*\{[^\\\[\]{}]{0,4000}"data"\s*:\s*\[\s*(?=\{)'
-_BETWEEN = rb"\}\s*,\s*\{"
-_CLOSING = rb"\]\s*[,}]"
+_HEAD = rb'[ \t\r\n]*\{[^\\\[\]{}]{0,4000}"data"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*(?=\{)'
+_BETWEEN = rb"\}[ \t\r\n]*,[ \t\r\n]*\{"
+_END = rb'\](?<!\[\])[ \t\r\n]*,[ \t\r\n]*"'
+"""The end of a list that is not empty, with a member of the object behind it."""
+
+_ESCAPED = rb"\\u00[2-7]"
+
+_TAIL = "the list whose end this is"
+"""A name that no member has."""
 
 
 def decode(text: bytes) -> Any:  # JSON may be anything
@@ -53,7 +59,9 @@ def decode(text: bytes) -> Any:  # JSON may be anything
 
 @attrs.frozen
 class Pieces:
-    """The elements of a list, decoded as they are asked for; they are the caller's to change.
+    """The elements of a list, decoded as they are asked for, and then the caller's.
+
+    Asked for again, only those of the last piece are the same objects.
 
     Attributes:
         last: The last element; `None` for an empty list.
@@ -89,14 +97,19 @@ class Pieces:
 
     def mentions(self, word: str) -> bool:
         """Whether the word may be in the text: never `False` if it is in an element."""
-        can_be_told = word.isascii() and word.isprintable() and not {'"', "\\", "/"} & set(word)
+        is_as_it_is = word.isascii() and word.isprintable() and not {'"', "\\", "/"} & set(word)
+        # Any other character may be escaped too, and some servers do that to `+` and `&`.
+        can_be_told = is_as_it_is and not re.search(_ESCAPED, self._text)
         return not can_be_told or word.encode() in self._text
 
     def _decode_from(self, start: int) -> list[Any]:
         try:
-            return decode(b'{"data":[%b' % self._text[start:])["data"]  # type: ignore[no-any-return]
+            return _decode_tail(self._text[start:])[1]
         except ValueError:
-            msg = f"listing files: the reply is no JSON from byte {start:,} on; list again"
+            msg = (
+                f"listing files: the reply is not JSON from byte {start:,} on; list again, and"
+                " check base_url, and any proxy in between"
+            )
             raise APIResponseError(msg) from None
 
 
@@ -130,22 +143,26 @@ def _cut(text: bytes) -> tuple[object, Pieces]:
     while between := following.search(text, start + _PIECE):
         cuts.append((start, between.start() + 1))
         start = between.end() - 1
-    if _may_close_a_list(text, head.end(), start):
+    if re.compile(_END).search(text, head.end(), start):
         msg = "the last cut may be behind the list"
         raise ValueError(msg)
     before = decode(b"%b]}" % head[0])
-    behind = decode(b'{"data":[%b' % text[start:])
-    page = {**before, **behind}
-    return page, Pieces(text, tuple(cuts), page.pop("data"))
+    behind, rest = _decode_tail(text[start:])
+    del before["data"]
+    return {**before, **behind}, Pieces(text, tuple(cuts), rest)
 
 
-def _may_close_a_list(text: bytes, start: int, end: int) -> bool:
-    closing = re.compile(_CLOSING)
-    while (start := text.find(b"]", start, end)) >= 0:
-        if closing.match(text, start):
-            return True
-        start += 1
-    return False
+def _decode_tail(text: bytes) -> tuple[dict[str, Any], list[Any]]:
+    """Decode a page from some element of its list on: what is behind the list, and the elements.
+
+    Raises:
+        ValueError: It is no JSON, or there is another list.
+    """
+    behind = decode(b'{"%b":[%b' % (_TAIL.encode(), text))
+    if "data" in behind:
+        msg = 'there is more than one "data"'
+        raise ValueError(msg)
+    return behind, behind.pop(_TAIL)
 
 
 def _few_at_a_time(elements: list[Any]) -> Iterator[list[Any]]:

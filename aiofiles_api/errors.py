@@ -127,7 +127,7 @@ class APIResponseError(APIError):
 
 
 class ContentTooLargeError(APIResponseError):
-    """The content is longer than the bound that the caller set."""
+    """The content is longer than the bound that the caller set, or a reply than any may be."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)

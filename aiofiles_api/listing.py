@@ -18,6 +18,7 @@ import attrs
 from aiofiles_api.errors import (
     APIResponseError,
     BadRequestError,
+    ContentTooLargeError,
     InvalidArgumentError,
     UnprocessableEntityError,
 )
@@ -87,13 +88,14 @@ async def _pages(
     async with aclosing(_raw_pages(session, query, max_items)) as pages:
         async for page in pages:
             files: list[FileObject] = []
+            is_cut = False
             for piece in page.data:
-                files += structure_files(piece)
+                wanted = piece[:left]
+                files += structure_files(wanted)
+                left = None if left is None else left - len(wanted)
+                is_cut |= len(wanted) < len(piece)
                 await asyncio.sleep(0)
-            wanted = tuple(files[:left])
-            left = None if left is None else left - len(wanted)
-            has_more = bool(page.has_more) or len(wanted) < len(files)
-            yield FilePage(wanted, page.first_id, page.last_id, has_more)
+            yield FilePage(tuple(files), page.first_id, page.last_id, bool(page.has_more) or is_cut)
 
 
 async def _raw_pages(
@@ -121,11 +123,11 @@ async def _fetch_pages(
     guard = _CursorGuard(query.after)
     first_after = query.after
     while sizes.remaining != 0:
-        page = await _fetch_page(session, query, sizes)
+        page = await _fetch_page(session, query, sizes, is_first=query.after == first_after)
         if not page.data and not page.has_more:
             return
         cursor = _cursor_behind(page)
-        if guard.has_seen(cursor) or (query.after is not None and _names(page, query.after)):
+        if guard.has_seen(cursor) or await _names(page, query.after):
             if page.has_more is None and query.after != first_after:
                 return  # a server without pages: the first one was everything
             msg = (
@@ -142,13 +144,18 @@ async def _fetch_pages(
         query = attrs.evolve(query, after=cursor)
 
 
-async def _fetch_page(session: SessionManager, query: ListQuery, sizes: _PageSizes) -> RawPage:
+async def _fetch_page(
+    session: SessionManager, query: ListQuery, sizes: _PageSizes, *, is_first: bool
+) -> RawPage:
     while True:
         request = list_request(attrs.evolve(query, limit=sizes.limit))
         try:
             return await session.call(request, read_page)
         except (BadRequestError, UnprocessableEntityError):
             # Some servers allow fewer files a page; one that the caller named is their matter.
+            if not is_first or not sizes.take_fewer():
+                raise
+        except ContentTooLargeError:
             if not sizes.take_fewer():
                 raise
 
@@ -161,13 +168,14 @@ async def _length(page: RawPage) -> int:
     return length
 
 
-def _names(page: RawPage, identifier: str) -> bool:
+async def _names(page: RawPage, identifier: str | None) -> bool:
     """Return whether a page has a file of this id."""
-    return page.data.mentions(identifier) and any(
-        isinstance(file, dict) and file.get("id") == identifier
-        for piece in page.data
-        for file in piece
-    )
+    if identifier is not None and page.data.mentions(identifier):
+        for piece in page.data:
+            if any(isinstance(file, dict) and file.get("id") == identifier for file in piece):
+                return True
+            await asyncio.sleep(0)
+    return False
 
 
 def _cursor_behind(page: RawPage) -> str:

@@ -44,6 +44,7 @@ from aiofiles_api.errors import (
     APITimeoutError,
     ClientClosedError,
     ConfigurationError,
+    ContentTooLargeError,
     FilesError,
     RateLimitError,
     SourceError,
@@ -189,6 +190,8 @@ class SessionManager:
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
+        # Only aiohttp's own writer tells of each piece that it sends.
+        self._is_watched = any(config.on_request_chunk_sent for config in self._trace_configs)
         self._pacing = Pacing(config.requests_per_minute)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turn = _Turn()
@@ -335,7 +338,14 @@ class SessionManager:
         if open_body is not None:
             kind = request.headers["Content-Type"]
             body = await open_body()
-            payload = _Payload(body, kind, timeouts.write, self.threads, self._turn)
+            payload = _Payload(
+                body,
+                kind,
+                timeouts.write,
+                self.threads,
+                self._turn,
+                is_watched=self._is_watched,
+            )
         try:
             response = await self._client().request(
                 request.method,
@@ -644,7 +654,7 @@ class Exchange:
                 raise APITimeoutError(msg) from error
         if not is_error and left < 0:
             msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
-            raise APIResponseError(msg, retryable=False)
+            raise ContentTooLargeError(msg)
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""
@@ -785,9 +795,17 @@ class _Payload(aiohttp.Payload):
     """
 
     def __init__(
-        self, body: Body, content_type: str, limit: float | None, threads: Threads, turn: _Turn
+        self,
+        body: Body,
+        content_type: str,
+        limit: float | None,
+        threads: Threads,
+        turn: _Turn,
+        *,
+        is_watched: bool,
     ) -> None:
         super().__init__(body, content_type=content_type)
+        self._is_watched = is_watched
         self._turn = turn
         self._size = body.length
         self._body = body
@@ -813,8 +831,10 @@ class _Payload(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - always that of the body
     ) -> None:
         self._writer = asyncio.current_task()
-        # Without a length the body goes in HTTP's chunks, each with a head of its own.
-        self._body.takes_files = self._size is not None and takes_files(writer.transport)
+        # Without a length the body goes in HTTP's chunks, each with a frame of its own.
+        self._body.takes_files = (
+            self._size is not None and not self._is_watched and takes_files(writer.transport)
+        )
         piece = await self._read()
         chunks: ChunkedWriter | None = None
         if not isinstance(piece, Span) and len(piece) <= _NEVER_WAITS:
@@ -822,19 +842,15 @@ class _Payload(aiohttp.Payload):
             piece = await self._read()
             if not piece:
                 return
-            if self._size is None:
-                chunks = ChunkedWriter(_transport_of(writer))
+            if self._size is None and not self._is_watched:
+                chunks = ChunkedWriter(_transport_of(writer), writer.drain)
         watch = self._watch = _StallWatch(writer, self._limit)
         try:
             while piece:
                 if isinstance(piece, Span):
                     await self._send_span(writer, piece)
                 else:
-                    if chunks is None:
-                        await writer.write(piece)
-                    else:
-                        chunks.write(piece)
-                        await writer.drain()
+                    await (writer if chunks is None else chunks).write(piece)
                     watch.written += len(piece)
                     await self._turn.wait()
                 piece = await self._read()

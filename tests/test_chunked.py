@@ -7,13 +7,17 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
+from aiohttp import TraceConfig, TraceRequestChunkSentParams
+from conftest import KEY
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiofiles_api import FilesClient
 from aiofiles_api.chunked import ChunkedWriter
+from aiofiles_api.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +51,9 @@ async def unframed(reader: asyncio.StreamReader) -> list[bytes]:
 async def written_and_read(pieces: Sequence[bytes | bytearray | memoryview]) -> list[bytes]:
     async with connected() as (writer, reader):
         reading = asyncio.create_task(unframed(reader))
-        chunks = ChunkedWriter(writer.transport)
+        chunks = ChunkedWriter(writer.transport, writer.drain)
         for piece in pieces:
-            chunks.write(piece)
-            await writer.drain()
+            await chunks.write(piece)
         chunks.end()
         writer.write(b"0\r\n\r\n")
         return await reading
@@ -88,8 +91,8 @@ async def test_a_connection_that_is_full_takes_it_later() -> None:
         with suppress(BlockingIOError):
             while True:
                 before += os.write(transport.get_extra_info("socket").fileno(), b"." * 65536)
-        chunks = ChunkedWriter(transport)
-        chunks.write(b"abc")
+        chunks = ChunkedWriter(transport, writer.drain)
+        await chunks.write(b"abc")
         chunks.end()
         assert transport.get_write_buffer_size() == len(b"3\r\nabc\r\n")
         await reader.readexactly(before)
@@ -98,11 +101,11 @@ async def test_a_connection_that_is_full_takes_it_later() -> None:
 
 async def test_a_closed_connection_is_said_to_be_lost() -> None:
     async with connected() as (writer, _):
-        chunks = ChunkedWriter(writer.transport)
-        chunks.write(b"abc")
+        chunks = ChunkedWriter(writer.transport, writer.drain)
+        await chunks.write(b"abc")
         writer.close()
         with pytest.raises(ConnectionResetError):
-            chunks.write(b"abc")
+            await chunks.write(b"abc")
         with pytest.raises(ConnectionResetError):
             chunks.end()
 
@@ -116,3 +119,27 @@ async def test_an_iterable_arrives_whole_beside_others(files: FilesClient) -> No
     uploads = [files.upload(pieces(number), purpose="batch") for number in range(5)]
     for file in await asyncio.gather(*uploads):
         assert await files.read(file) == LARGE
+
+
+async def test_who_watches_what_is_sent_sees_every_byte(server: Emulator, tmp_path: Path) -> None:
+    seen = 0
+
+    async def look(_session: object, _context: object, sent: TraceRequestChunkSentParams) -> None:
+        nonlocal seen
+        seen += len(sent.chunk)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(LARGE), 500_000):
+            yield LARGE[start : start + 500_000]
+
+    path = tmp_path / "a"
+    path.write_bytes(LARGE)
+    watching = TraceConfig()
+    watching.on_request_chunk_sent.append(look)
+    async with FilesClient(
+        base_url=server.base_url, api_key=KEY, trace_configs=[watching]
+    ) as files:
+        for source in (path, pieces()):
+            seen = 0
+            await files.upload(source, purpose="batch")
+            assert len(LARGE) < seen < len(LARGE) + 1000

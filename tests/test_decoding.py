@@ -8,19 +8,21 @@ import sys
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiofiles_api import APIResponseError, decoding
 from aiofiles_api.decoding import decode, decode_page
 
-WORDS = st.text() | st.sampled_from(["}, {", '"}, {"', "\\", '"data": [', "{", "]"])
+WORDS = st.text(max_size=3) | st.sampled_from(["}, {", '"}, {"', "\\", '"data": [', "{", "[]"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=6,
 )
-NAMES = st.sampled_from(["id", "purpose", "data"])
+SIMPLE = st.integers(-(2**53), 2**53) | WORDS
+FILES = st.dictionaries(st.sampled_from(["id", "purpose", "data"]), SIMPLE, max_size=3)
+ANY = st.dictionaries(WORDS, VALUES, max_size=3) | VALUES
 SEPARATORS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:  ")])
 
 
@@ -39,12 +41,14 @@ def _with_each_parser(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 @given(
-    st.lists(st.dictionaries(NAMES, VALUES, max_size=3) | VALUES, max_size=12),
-    st.dictionaries(st.sampled_from(["has_more", "last_id", "x"]), VALUES),
+    # Mostly such as can be cut, and few of any other kind among them.
+    st.lists(st.one_of([*[FILES] * 40, ANY]), max_size=12),
+    st.dictionaries(st.sampled_from(["has_more", "last_id", "x"]), SIMPLE | VALUES),
     SEPARATORS,
     st.booleans(),
-    st.integers(1, 60),
+    st.integers(1, 20),
 )
+@example([{"a": 1}] * 9, {"x": [{"a": 1}] * 9}, (",", ":"), False, 1)
 def test_pieces_are_what_decoding_at_once_gives(
     data: list[object],
     others: dict[str, object],
@@ -84,7 +88,7 @@ def test_a_long_page_comes_in_pieces_of_which_none_is_long() -> None:
     [
         {"tags": [{"a": 1}, {"b": 2}] * 3_000},
         {"filename": "}, {" * 20_000},
-        {"filename": "part[1].jsonl"},
+        {"filename": '],"'},
     ],
     ids=["lists of objects", "strings", "brackets"],
 )
@@ -108,13 +112,34 @@ def test_a_list_behind_the_files_is_not_taken_for_them() -> None:
     assert pieces.last == data[-1]
 
 
+@pytest.mark.parametrize("odd", [{"tags": []}, {"filename": "part[1].jsonl"}], ids=str)
+def test_empty_lists_and_brackets_in_names_are_no_hindrance(odd: dict[str, object]) -> None:
+    data = [odd | file(number) for number in range(2_000)]
+    _, pieces = decode_page(page_of(data, has_more=True))
+    assert pieces is not None
+    assert list(chain.from_iterable(pieces)) == data
+    assert [len(piece) for piece in pieces] != [500] * 4  # as if it had been decoded at once
+
+
+@pytest.mark.parametrize("other", [None, 7, {}, "x", [], [{"id": "other"}] * 3_000], ids=repr)
+def test_of_two_lists_the_last_one_counts_as_for_any_parser(other: object) -> None:
+    text = page_of([file(number) for number in range(3_000)])[:-1]
+    text += b', "data": %b}' % json.dumps(other).encode()
+    _, pieces = decode_page(text)
+    if isinstance(other, list):
+        assert pieces is not None
+        assert list(chain.from_iterable(pieces)) == other
+    else:
+        assert pieces is None
+
+
 def test_nonsense_in_the_middle_is_found_when_its_turn_comes() -> None:
     text = page_of([file(number) for number in range(5_000)])
     text = text.replace(b'"bytes": 3000', b'"bytes": oops')
     _, pieces = decode_page(text)
     assert pieces is not None
     seen = 0
-    with pytest.raises(APIResponseError, match=r"no JSON from byte [\d,]+ on"):
+    with pytest.raises(APIResponseError, match=r"not JSON from byte [\d,]+ on"):
         for piece in pieces:
             seen += len(piece)
     assert 1_000 < seen <= 3_000

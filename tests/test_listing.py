@@ -21,6 +21,7 @@ from conftest import (
 from aiofiles_api import (
     APIResponseError,
     BadRequestError,
+    ContentTooLargeError,
     FileObject,
     FilesClient,
     InvalidArgumentError,
@@ -156,7 +157,7 @@ async def test_a_page_that_breaks_off_into_nonsense_is_an_error_behind_what_was_
         client_of(raw) as files,
     ):
         seen = 0
-        with pytest.raises(APIResponseError, match="no JSON from byte"):
+        with pytest.raises(APIResponseError, match="not JSON from byte"):
             async for _ in files.list():
                 seen += 1
         assert 0 < seen <= 4_000
@@ -312,6 +313,49 @@ async def test_a_default_page_size_that_is_refused_is_left_to_the_server() -> No
         assert limits_of(raw.requests) == ["10000", "2000", None, None, None]
         with pytest.raises(BadRequestError):
             [f async for f in files.list(page_size=101)]
+
+
+async def test_fewer_are_asked_for_where_a_page_is_longer_than_any_reply_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiofiles_api.session._LARGEST_JSON", 300_000)
+    async with raw_server(pages(5_000)) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list()]) == 5_000
+        assert limits_of(raw.requests) == ["10000", "2000", "2000", "2000"]
+        with pytest.raises(ContentTooLargeError, match="longer than"):
+            [f async for f in files.list(page_size=5_000)]
+
+
+async def test_a_cursor_that_is_refused_later_is_no_matter_of_the_page_size() -> None:
+    first = reply(json.dumps({"data": [entry(1)], "has_more": True}))
+    script = [first, reply('{"detail": "gone"}', status="400 Bad Request")]
+    async with raw_server(*script) as raw, client_of(raw) as files:
+        with pytest.raises(BadRequestError):
+            [f async for f in files.list()]
+        assert limits_of(raw.requests) == ["10000", "10000"]
+
+
+async def test_what_is_behind_the_bound_is_not_even_read() -> None:
+    page = {"data": [*map(entry, range(3_000)), {"id": "odd"}], "has_more": False}
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        assert len([f async for f in files.list(max_items=2)]) == 2
+        (cut,) = [page async for page in files.list_pages(max_items=2)]
+        assert ([file.id for file in cut.data], cut.has_more) == (["file-0", "file-1"], True)
+
+
+async def test_a_file_that_comes_twice_is_seen_also_where_its_id_is_escaped() -> None:
+    ids = [f"a+{number}" for number in range(20)]
+
+    async def inclusive(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        after = parse_qs(urlsplit(request.line.split()[1]).query).get("after", ["a+0"])[0]
+        first = ids.index(after)
+        data = [entry(1) | {"id": one} for one in ids[first : first + 5]]
+        page = json.dumps({"data": data, "has_more": True}).replace("+", "\\u002b")
+        await reply(page)(request, writer)
+
+    async with raw_server(inclusive) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="repeats what came before"):
+            [f async for f in files.list(page_size=5)]
 
 
 async def test_a_page_size_that_is_refused_is_not_asked_for_again_where_few_are_wanted() -> None:
