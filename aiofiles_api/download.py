@@ -135,6 +135,7 @@ class _Transfer:
                 self.resumed_from = 0
                 await self._fill(0)
         except IntegrityError:
+            self._batch.take()
             await self._part.discard()
             raise
         except BaseException:

@@ -34,7 +34,7 @@ import attrs
 
 from aiofiles_api.digests import Digests
 from aiofiles_api.errors import InvalidArgumentError, JournalError
-from aiofiles_api.threads import Threads, join, settle
+from aiofiles_api.threads import Pending, Threads, join, settle
 
 __all__ = ["Journal", "JournalEntry", "Kind", "Row", "State", "read_journal"]
 
@@ -350,7 +350,7 @@ class Journal:
             return [[] for _ in places]
         rows = await self._call(lambda database: database.numbered(wanted))
         return [
-            [rows[number] for number in sorted(some) if rows[number].place == place]
+            [rows[one] for one in sorted(some) if one in rows and rows[one].place == place]
             for place, some in zip(places, numbers, strict=True)
         ]
 
@@ -359,10 +359,11 @@ class Journal:
         if rows:
             # Made here, as the thread could do it only by turns with the loop.
             columns = [row.to_columns() for row in rows]
-            await self._call(lambda database: database.write(columns))
-            self.alive_at = time.time()
+            # Before they are there: who is cancelled meanwhile does not take them back.
             for row in rows:
                 self._places.add(row.place, row.number)
+            await self._call(lambda database: database.write(columns))
+            self.alive_at = time.time()
 
     async def touch(self) -> None:
         """Write down that this process is alive."""
@@ -400,23 +401,33 @@ class Journal:
             while self._queued and threads is not None:
                 calls, self._queued = self._queued, []
                 done = threads.start(partial(database.transact, [call.work for call in calls]))
-                await settle(done)
-                error = done.exception()
-                for number, call in enumerate(calls):
-                    if call.future.done():  # whoever waited was cancelled
-                        continue
-                    if error is not None:
-                        call.future.set_exception(error)
-                    else:
-                        call.future.set_result(done.result()[number])
+                try:
+                    await settle(done)
+                finally:
+                    _deliver(calls, done)
         finally:
+            # At the end of a loop this is cancelled, while others still have to write.
             self._committing = None
+            if self._queued:
+                self._committing = asyncio.get_running_loop().create_task(self._commit())
 
 
 @attrs.frozen
 class _Call:
     work: Callable[[_Database], object]
     future: asyncio.Future[Any]
+
+
+def _deliver(calls: Sequence[_Call], done: Pending[Sequence[object]]) -> None:
+    """Give those who wait what has come of their calls."""
+    error = done.exception()
+    for number, call in enumerate(calls):
+        if call.future.done():  # whoever waited was cancelled
+            continue
+        if error is not None:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(done.result()[number])
 
 
 def read_journal(

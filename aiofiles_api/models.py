@@ -30,6 +30,7 @@ __all__ = [
     "FileObject",
     "FilePage",
     "Order",
+    "check_text",
     "file_id",
     "structure",
     "structure_files",
@@ -214,6 +215,16 @@ def file_id(file: str | FileObject) -> str:
         msg = f"file: {identifier[:80]!r} is no file id; pass the id that upload() or list() gave"
         raise InvalidArgumentError(msg)
     return identifier
+
+
+def check_text(name: str, value: object) -> None:
+    """Refuse an argument that is neither a string nor `None`.
+
+    Raises:
+        InvalidArgumentError: It is something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidArgumentError(f"{name}: pass a str, not {type(value).__name__}")
 
 
 T = TypeVar("T")

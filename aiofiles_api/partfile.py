@@ -99,7 +99,7 @@ def locate(path: str | os.PathLike[str]) -> Destination:
             if is_link:
                 mode = os.stat(text).st_mode
         except FileNotFoundError:
-            is_directory = text.endswith(os.sep) or text == ""
+            is_directory = os.path.basename(text) in {"", ".", ".."}
             return Destination(text, is_directory, is_link=is_link)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             msg = f"{text!r} is no regular file; use stream() to write to pipes and devices"

@@ -82,6 +82,10 @@ class Work(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
             self._error = error
 
+    def fail(self, error: BaseException) -> None:
+        """Take an error for what came of it, instead of doing it."""
+        self._error = error
+
     def finish(self) -> None:
         """Tell whoever waits that it is done; to be called on the loop."""
         self._is_done = True
@@ -170,8 +174,20 @@ class Threads:
             self._send_another(loop)
 
     def _send_another(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._executor.submit(self._work, loop)
-        self._busy += 1
+        try:
+            self._executor.submit(self._work, loop)
+        except RuntimeError as error:  # the system gives no more threads, or this is closed
+            if not self._busy:
+                self._give_up(error)
+        else:
+            self._busy += 1
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Let all work fail that waits: nobody will do it."""
+        while self._waiting:
+            work = self._waiting.popleft()
+            work.fail(error)
+            work.finish()
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is None:
@@ -221,7 +237,8 @@ class Threads:
 
     def _left(self) -> None:
         """Take note that a thread has left, and send another if work came meanwhile."""
-        self._busy -= 1
+        # What could not be sent for want of a thread is done by a later one, and was not counted.
+        self._busy = max(self._busy - 1, 0)
         if self._waiting and not self._busy:
             self._send_another(asyncio.get_running_loop())
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 import attrs
@@ -42,7 +43,14 @@ from aiofiles_api.identity import (
     version_of,
 )
 from aiofiles_api.journal import Journal, Kind, Row
-from aiofiles_api.models import DeletedFile, DownloadedFile, ExpiresAfter, FileObject, file_id
+from aiofiles_api.models import (
+    DeletedFile,
+    DownloadedFile,
+    ExpiresAfter,
+    FileObject,
+    check_text,
+    file_id,
+)
 from aiofiles_api.naming import Names
 from aiofiles_api.progress import Progress, ProgressSink
 from aiofiles_api.protocol import delete_request, read_deleted, read_file, retrieve_request
@@ -385,7 +393,7 @@ class Uploads(Trade[Upload, FileObject]):
             file = recovery.found.get(row.number)
             if file is not None:
                 done = attrs.evolve(row, state="done", file_id=file.id, result=result_to(file))
-                rows.append(attrs.evolve(done, updated_at=now))
+                rows.append(attrs.evolve(done, reason=None, updated_at=now))
             elif row.number not in recovery.unclear:
                 rows.append(attrs.evolve(row, state="planned", updated_at=now))
         await self.journal.write(rows)
@@ -446,6 +454,10 @@ class Uploads(Trade[Upload, FileObject]):
                 job.fail(InvalidArgumentError(msg))
                 continue
             try:
+                if isinstance(job.item, UploadItem):
+                    # What else would not come back from the journal as it was.
+                    check_text("filename", job.item.filename)
+                    check_text("purpose", job.item.purpose)
                 job.version = version_of(source)
             except InvalidArgumentError as error:
                 job.fail(error)
@@ -566,9 +578,9 @@ class Downloads(Trade[Download, DownloadedFile]):
 
     async def do(self, job: Work[Download, DownloadedFile]) -> DownloadedFile:
         """Download a file, under the name that it has or is given when its turn comes."""
-        item = _download_item(job.item)
-        file = item.file
         try:
+            item = _download_item(job.item)
+            file = item.file
             identifier = file_id(file)
             if job.name is None:
                 filename = item.filename
@@ -610,8 +622,8 @@ class Downloads(Trade[Download, DownloadedFile]):
     async def identify(self, jobs: Sequence[Work[Download, DownloadedFile]]) -> None:
         """Take the ids, and where the files shall go."""
         for job in jobs:
-            item = _download_item(job.item)
             try:
+                item = _download_item(job.item)
                 job.key = file_id(item.file)
             except InvalidArgumentError as error:
                 job.fail(error)
@@ -621,11 +633,14 @@ class Downloads(Trade[Download, DownloadedFile]):
 
     async def check_done(self, jobs: Sequence[Work[Download, DownloadedFile]]) -> None:
         """Take the results that the journal has, where the files still are there."""
-        results = [download_from(job.known_row.result or "") for job in jobs]
-        lengths = await self.session.threads.run(partial(_lengths, results))
-        for job, result, length in zip(jobs, results, lengths, strict=True):
+        # Where they are now: the directory may have been given otherwise, or from elsewhere.
+        paths = [os.path.join(self._directory, job.known_row.filename or "") for job in jobs]
+        lengths = await self.session.threads.run(partial(_lengths, paths))
+        for job, length in zip(jobs, lengths, strict=True):
+            result = download_from(job.known_row.result or "")
             if length == result.bytes:
-                job.succeed(result)
+                path = Path(self._how.directory, job.known_row.filename or "")
+                job.succeed(attrs.evolve(result, path=path))
 
     def describe(self, job: Work[Download, DownloadedFile], row: Row) -> None:
         """Write down where it goes; it keeps the name that it had."""
@@ -643,15 +658,24 @@ class Downloads(Trade[Download, DownloadedFile]):
 
 
 def _download_item(item: DownloadItem | FileObject | str) -> DownloadItem:
-    return item if isinstance(item, DownloadItem) else DownloadItem(item)
+    """Return an item as one with wishes.
+
+    Raises:
+        InvalidArgumentError: A wish is no text.
+    """
+    if not isinstance(item, DownloadItem):
+        return DownloadItem(item)
+    check_text("filename", item.filename)
+    check_text("sha256", item.sha256)
+    return item
 
 
-def _lengths(results: Sequence[DownloadedFile]) -> list[int | None]:
+def _lengths(paths: Sequence[str]) -> list[int | None]:
     """Return the lengths of the files that are there; to be called in a thread."""
     lengths: list[int | None] = []
-    for result in results:
+    for path in paths:
         try:
-            lengths.append(os.stat(result.path).st_size)
+            lengths.append(os.stat(path).st_size)
         except OSError:
             lengths.append(None)
     return lengths

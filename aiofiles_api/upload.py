@@ -22,13 +22,14 @@ from aiofiles_api.errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
+    APITimeoutError,
     IntegrityError,
     InvalidArgumentError,
     SourceChangedError,
     SourceNotReplayableError,
     UploadUncertainError,
 )
-from aiofiles_api.models import ExpiresAfter, FileObject
+from aiofiles_api.models import ExpiresAfter, FileObject, check_text
 from aiofiles_api.multipart import Envelope, seal
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import read_file, upload_fields, upload_request
@@ -88,26 +89,35 @@ async def upload(
     if on_uncertain not in _WAYS:
         msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(_WAYS)}"
         raise InvalidArgumentError(msg)
+    check_text("filename", filename)
+    check_text("content_type", content_type)
     expiry = None if expires_after is None else ExpiresAfter.of(expires_after)
     fields = upload_fields(purpose, expiry)
     given = as_source(source, session.threads, chunk_size=session.sending.share)
     name = given.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
     copied = spooled(given, session.threads) if spool else nullcontext(given)
-    async with session.operation(f"uploading {name[:80]!r}"), copied as replayable:
-        sending = _Sending(
-            session,
-            claims,
-            source=replayable,
-            envelope=envelope,
-            purpose=fields["purpose"],
-            filename=name,
-            meter=Meter(progress),
-            idempotency_key=idempotency_key,
-            on_attempt=on_attempt,
-        )
-        with session.sending:
-            return await sending.run(on_uncertain)
+    sending: _Sending | None = None
+    try:
+        async with session.operation(f"uploading {name[:80]!r}"), copied as replayable:
+            sending = _Sending(
+                session,
+                claims,
+                source=replayable,
+                envelope=envelope,
+                purpose=fields["purpose"],
+                filename=name,
+                meter=Meter(progress),
+                idempotency_key=idempotency_key,
+                on_attempt=on_attempt,
+            )
+            with session.sending:
+                return await sending.run(on_uncertain)
+    except APITimeoutError as error:
+        # The deadline may end it anywhere, also while the reply to the whole body is awaited.
+        if sending is not None and sending.may_be_stored:
+            raise sending.uncertain() from error
+        raise
 
 
 class _Sending:
@@ -148,11 +158,18 @@ class _Sending:
                 return await self._attempt()
             except APIError as error:
                 kind = self._kind_if_uncertain(error)
-                if kind is not None and on_uncertain != "resend":
+                if kind is None:
+                    self._body = None
+                elif on_uncertain != "resend":
                     found = await self._resolve(kind, error, on_uncertain)
                     if found is not None:
                         return found
                 await self._pause(error, is_uncertain=kind is not None)
+
+    @property
+    def may_be_stored(self) -> bool:
+        """Whether all was sent, and nothing that came says that it was not stored."""
+        return self._body is not None and self._body.is_complete
 
     async def _attempt(self) -> FileObject:
         try:
@@ -213,7 +230,7 @@ class _Sending:
             error,
         )
         if on_uncertain == "raise":
-            raise self._uncertain() from error
+            raise self.uncertain() from error
         uncertain = Uncertain(
             request=self._request,
             purpose=purpose,
@@ -233,7 +250,7 @@ class _Sending:
             delay = self._retries.delay_after(error)
         except APIConnectionError as last:
             if is_uncertain:
-                raise self._uncertain() from last
+                raise self.uncertain() from last
             raise
         if self._source.is_spent:
             msg = (
@@ -243,7 +260,8 @@ class _Sending:
             raise SourceNotReplayableError(msg) from error
         await self._retries.wait(delay, error)
 
-    def _uncertain(self) -> UploadUncertainError:
+    def uncertain(self) -> UploadUncertainError:
+        """Make the error for an upload of which nobody knows whether it is stored."""
         msg = (
             f"{self._request.what}: all was sent and no reply came, so it may or may not be"
             " stored; list the files before you send it again"

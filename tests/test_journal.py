@@ -325,3 +325,30 @@ async def test_leaving_it_unopened_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="not open"):
         await journal.touch()
     assert not os.listdir(tmp_path)
+
+
+async def test_who_writes_while_the_loop_is_wound_up_is_written_down(tmp_path: Path) -> None:
+    async with Journal(tmp_path / "journal") as journal:
+        first = asyncio.ensure_future(journal.write([row(journal)]))
+        await asyncio.sleep(0)
+        committing = journal._committing
+        assert committing is not None
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(journal.write([row(journal)]))
+        await asyncio.sleep(0)
+        committing.cancel()  # as asyncio.run() does with all that is left
+        async with asyncio.timeout(5):
+            await asyncio.gather(first, second)
+        assert len(await collected(journal.entries())) == 2
+
+
+async def test_rows_whose_writing_was_cancelled_are_found_all_the_same(tmp_path: Path) -> None:
+    async with Journal(tmp_path / "journal") as journal:
+        one = row(journal)
+        writing = asyncio.ensure_future(journal.write([one]))
+        await asyncio.sleep(0)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        [found] = await journal.find([one.place])
+        assert [other.number for other in found] == [one.number]

@@ -532,6 +532,8 @@ def test_a_path_is_a_file_or_a_directory(tmp_path: Path) -> None:
     assert locate(tmp_path / "to directory").is_directory
     assert locate(f"{tmp_path}/new/") == Destination(f"{tmp_path}/new/", is_directory=True)
     assert locate("").is_directory
+    for behind in (".", "..", "sub/."):
+        assert locate(f"{tmp_path}/new/{behind}").is_directory
 
 
 def test_a_directory_gets_the_servers_filename_made_safe(tmp_path: Path) -> None:

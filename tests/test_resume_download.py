@@ -108,6 +108,18 @@ async def test_a_wrong_digest_leaves_nothing_to_be_continued(tmp_path: Path) -> 
     assert os.listdir(tmp_path) == []
 
 
+async def test_what_is_too_short_twice_leaves_nothing_at_all(tmp_path: Path) -> None:
+    async def too_short(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (900, CONTENT[:900]))
+
+    async with nothing_leaks(), raw_server(too_short) as raw, client_of(raw) as files:
+        with pytest.raises(IntegrityError):
+            await files.download(FILE, tmp_path / "copy", resume=True)
+        await asyncio.sleep(0.1)  # in which what is not to be lost would be written
+        assert os.listdir(tmp_path) == []
+
+
 async def test_nothing_is_kept_where_nothing_came(tmp_path: Path) -> None:
     async with raw_server(reply("{}", status="404 No")) as raw, client_of(raw) as files:
         with pytest.raises(NotFoundError):

@@ -259,3 +259,40 @@ async def test_a_wait_may_be_cancelled_in_the_very_turn_in_which_it_ends() -> No
     future.set_result("done")
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_where_no_thread_can_be_started_the_work_fails_and_later_work_does_not(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    refusals = iter([True])
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(refusals, False):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    async with asyncio.timeout(5):
+        first = asyncio.gather(*(threads.run(fail) for _ in range(3)), return_exceptions=True)
+        assert [str(error) for error in await first] == ["can't start new thread"] * 3
+        for number in range(3):
+            assert await threads.run(lambda: number) == number  # noqa: B023 - it is awaited
+
+
+async def test_where_no_other_thread_can_be_started_the_one_at_work_does_all(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work()
+    running = asyncio.ensure_future(threads.run(work))
+    await work.started.wait()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    waiting = asyncio.ensure_future(threads.run(lambda: 1))
+    work.release_soon()
+    async with asyncio.timeout(5):
+        assert await running == "done"
+        assert await waiting == 1

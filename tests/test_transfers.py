@@ -32,6 +32,7 @@ from conftest import (
 )
 
 from aiofiles_api import (
+    APITimeoutError,
     ClientClosedError,
     DownloadItem,
     FileObject,
@@ -44,13 +45,15 @@ from aiofiles_api import (
     NotFoundError,
     Outcome,
     Progress,
+    RateLimitError,
+    RetryPolicy,
     SourceError,
     TransferManager,
     UploadItem,
     UploadUncertainError,
     read_journal,
 )
-from aiofiles_api.emulator import Emulator, ErrorReply, Fault, LostReply, Stall
+from aiofiles_api.emulator import Delay, Emulator, ErrorReply, Fault, LostReply, Stall
 from aiofiles_api.journal import Row
 from aiofiles_api.naming import Names
 
@@ -1193,3 +1196,89 @@ async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_pat
         assert await collected(manager.upload_all([], purpose="batch")) == []
         [entry] = await entries(tmp_path / "journal")
         assert (entry.state, entry.attempts) == ("done", 0)
+
+
+async def test_a_deadline_that_ends_the_wait_for_a_reply_leaves_the_upload_uncertain(
+    server: Emulator, tmp_path: Path
+) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    server.faults = [Fault(Delay(0.6), on="upload", times=1)]
+    impatient = RetryPolicy(deadline=0.3)
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=impatient) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all([path], purpose="batch"))
+        assert isinstance(outcome.error, UploadUncertainError)
+        assert [entry.state for entry in await entries(tmp_path / "journal")] == ["started"]
+        await asyncio.sleep(0.6)
+        [outcome] = await collected(manager.upload_all([path], purpose="batch"))
+        assert outcome.error is None
+        [entry] = await entries(tmp_path / "journal")
+        assert (entry.state, entry.reason) == ("done", None)
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        assert len([file async for file in files.list()]) == 1
+
+
+async def test_a_deadline_within_a_pause_after_a_refusal_is_only_a_timeout(
+    server: Emulator,
+) -> None:
+    server.faults = [Fault(ErrorReply(429, retry_after=0.1), on="upload")]
+    impatient = RetryPolicy(deadline=0.3)
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=impatient) as files:
+        with pytest.raises((RateLimitError, APITimeoutError)):
+            await files.upload(b"1", purpose="batch")
+
+
+@pytest.mark.parametrize("wishes", [{"filename": 5}, {"purpose": 5}, {"filename": Path("x")}])
+async def test_with_a_journal_what_is_no_text_is_an_outcome_and_no_damage(
+    files: FilesClient, tmp_path: Path, wishes: dict[str, Any]
+) -> None:
+    paths = sources(tmp_path / "in", 2)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    items = [UploadItem(paths[0], **wishes), UploadItem(paths[1])]
+    outcomes = await collected(manager.upload_all(items, purpose="batch"))
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert len(outcomes) == 2
+    assert len(errors) == 1
+    assert isinstance(errors[0], InvalidArgumentError)
+    assert [entry.state for entry in await entries(tmp_path / "journal")] == ["done"]
+
+
+@pytest.mark.parametrize("wishes", [{"filename": Path("x")}, {"sha256": b"0"}])
+@pytest.mark.parametrize("has_journal", [False, True])
+async def test_a_wish_for_a_download_that_is_no_text_is_an_outcome(
+    files: FilesClient, tmp_path: Path, wishes: dict[str, Any], *, has_journal: bool
+) -> None:
+    file = await files.upload(b"1", purpose="batch")
+    manager = TransferManager(files, journal=tmp_path / "journal" if has_journal else None)
+    items = [DownloadItem(file, **wishes), DownloadItem(file)]
+    outcomes = await collected(manager.download_all(items, tmp_path / "out"))
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert len(outcomes) == 2
+    assert len(errors) == 1
+    assert isinstance(errors[0], InvalidArgumentError)
+
+
+@pytest.mark.parametrize("wishes", [{"filename": 5}, {"content_type": 5}])
+async def test_an_upload_with_what_is_no_text_is_refused(
+    files: FilesClient, wishes: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="pass a str, not int"):
+        await files.upload(b"1", purpose="batch", **wishes)
+
+
+async def test_what_is_done_is_looked_for_where_it_is_from_wherever_one_works(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await files.upload(b"1", purpose="batch", filename="a")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    monkeypatch.chdir(tmp_path / "here")
+    await collected(manager.download_all([file], "out"))
+    monkeypatch.chdir(tmp_path / "there")
+    Path("out").mkdir()
+    Path("out", "a").write_bytes(b"2")  # somebody else's
+    [outcome] = await collected(manager.download_all([file], tmp_path / "here" / "out"))
+    assert outcome.result is not None
+    assert outcome.attempts == 0
+    assert outcome.result.path == tmp_path / "here" / "out" / "a"
