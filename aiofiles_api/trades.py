@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -120,6 +121,9 @@ class DownloadItem:
 
 _UNKNOWN = Version("")
 
+_CLOCK_SLACK = 2.0
+"""Seconds by which the clock of a file system may be behind, or coarse."""
+
 
 @attrs.define(eq=False)
 class Work(Job[Item, Result]):
@@ -130,7 +134,7 @@ class Work(Job[Item, Result]):
         version: An upload's file as it is now.
         place: What the journal finds it by.
         row: What the journal says of it.
-        was_begun: Whether an earlier run had begun it.
+        begun_at: When an earlier run had begun it, in Unix time; `None` if none had.
         is_changed: Whether the row is to be written again.
         name: A download's name in its directory, as soon as it has one.
         twins: Jobs of the same run for the very same item, which share its outcome.
@@ -140,10 +144,15 @@ class Work(Job[Item, Result]):
     version: Version = _UNKNOWN
     place: bytes = b""
     row: Row | None = None
-    was_begun: bool = False
+    begun_at: float | None = None
     is_changed: bool = False
     name: str | None = None
     twins: list[Work[Item, Result]] = attrs.field(factory=list)
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether an earlier run had begun it."""
+        return self.begun_at is not None
 
     @property
     def known_row(self) -> Row:
@@ -262,7 +271,7 @@ class Trade(ABC, Generic[Item, Result]):
             number = self.journal.new_number()
             row = job.row = Row(number, job.place, self._kind, job.key, server=self._server)
         job.is_changed = True
-        job.was_begun = row.state == "started"
+        job.begun_at = row.started_at if row.state == "started" else None
         row.tries += row.state == "failed"
         row.state = "started"
         row.reason = None
@@ -591,16 +600,44 @@ class Downloads(Trade[Download, DownloadedFile]):
                 job.name = self._names.choose(filename, identifier)
         finally:
             self._turns.end(job.number)
-        return await download(
+        path = os.path.join(self._how.directory, job.name)
+        finished = await self._finished_before(job, file, path)
+        return finished or await download(
             self.session,
             file,
-            os.path.join(self._how.directory, job.name),
+            path,
             overwrite=self._how.overwrite,
             resume=self._how.resume,
             durable=self._how.durable,
             sha256=item.sha256,
             progress=_sink(self._progress, job),
             on_attempt=partial(setattr, job, "attempts"),
+        )
+
+    async def _finished_before(
+        self, job: Work[Download, DownloadedFile], file: FileObject | str, path: str
+    ) -> DownloadedFile | None:
+        """Return what an earlier run has put in its place, but could not write down any more."""
+        if job.begun_at is None or self._how.overwrite:
+            return None
+        look = partial(_length_if_younger, path, job.begun_at)
+        length = await self.session.threads.run(look)
+        if length is None:
+            return None
+        file = file if isinstance(file, FileObject) else await self._find(job, file)
+        wanted = _download_item(job.item).sha256
+        if length != file.bytes or (
+            wanted is not None
+            and wanted.lower() != await self.session.threads.run(partial(digest_of_path, path))
+        ):
+            return None
+        return DownloadedFile(
+            file_id=file.id,
+            path=Path(path),
+            bytes=length,
+            sha256=None if wanted is None else wanted.lower(),
+            attempts=0,
+            resumed_from=0,
         )
 
     async def _find(self, job: Work[Download, DownloadedFile], identifier: str) -> FileObject:
@@ -679,6 +716,16 @@ def _lengths(paths: Sequence[str]) -> list[int | None]:
         except OSError:
             lengths.append(None)
     return lengths
+
+
+def _length_if_younger(path: str, moment: float) -> int | None:
+    """Return the length of a file that was written since then; to be called in a thread."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    is_younger = stat.S_ISREG(status.st_mode) and status.st_mtime >= moment - _CLOCK_SLACK
+    return status.st_size if is_younger else None
 
 
 class Turns:

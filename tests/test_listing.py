@@ -343,6 +343,12 @@ async def test_what_is_behind_the_bound_is_not_even_read() -> None:
         assert ([file.id for file in cut.data], cut.has_more) == (["file-0", "file-1"], True)
 
 
+async def test_an_id_that_only_begins_like_the_last_one_is_no_repetition() -> None:
+    async with raw_server(pages(30)) as raw, client_of(raw) as files:
+        listed = [f.id async for f in files.list(after="file-1", page_size=20)]
+    assert listed == [f"file-{number}" for number in range(2, 31)]
+
+
 async def test_a_file_that_comes_twice_is_seen_also_where_its_id_is_escaped() -> None:
     ids = [f"a+{number}" for number in range(20)]
 

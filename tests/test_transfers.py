@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hashlib
 import os
 import queue
 import signal
@@ -13,10 +14,12 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import attrs
 import pytest
 from conftest import (
     KEY,
@@ -34,6 +37,7 @@ from conftest import (
 from aiofiles_api import (
     APITimeoutError,
     ClientClosedError,
+    DestinationError,
     DownloadItem,
     FileObject,
     FilesClient,
@@ -1282,3 +1286,58 @@ async def test_what_is_done_is_looked_for_where_it_is_from_wherever_one_works(
     assert outcome.result is not None
     assert outcome.attempts == 0
     assert outcome.result.path == tmp_path / "here" / "out" / "a"
+
+
+async def killed_before_it_was_written_down(journal: Path) -> None:
+    """Leave a journal as a process does that ended behind a rename, and before the next commit."""
+    async with Journal(journal) as opened:
+        for row in await opened.rows("kind = 'download'", ()):
+            row.state = "started"
+            row.filename = row.size = row.sha256 = row.result = None
+            await opened.write([row])
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["file", "id"])
+@pytest.mark.parametrize("has_digest", [True, False], ids=["digest", "no digest"])
+async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_is(
+    files: FilesClient, tmp_path: Path, *, is_known: bool, has_digest: bool
+) -> None:
+    file = await files.upload(b"content", purpose="batch", filename="a")
+    digest = hashlib.sha256(b"content").hexdigest() if has_digest else None
+    item = DownloadItem(file if is_known else file.id, sha256=digest and digest.upper())
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = partial(manager.download_all, [item], tmp_path / "out", overwrite=False)
+    [first] = await collected(run())
+    await killed_before_it_was_written_down(tmp_path / "journal")
+    [second] = await collected(run())
+    assert first.result is not None
+    assert second.result == attrs.evolve(first.result, attempts=0)
+    [entry] = await entries(tmp_path / "journal")
+    assert (entry.state, entry.size) == ("done", 7)
+
+
+@pytest.mark.parametrize("change", ["longer", "older", "other", "gone"])
+async def test_what_is_not_surely_that_download_is_not_taken_for_it(
+    files: FilesClient, tmp_path: Path, change: str
+) -> None:
+    file = await files.upload(b"content", purpose="batch", filename="a")
+    item = DownloadItem(file, sha256=hashlib.sha256(b"content").hexdigest())
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = partial(manager.download_all, [item], tmp_path / "out", overwrite=False)
+    await collected(run())
+    await killed_before_it_was_written_down(tmp_path / "journal")
+    there = tmp_path / "out" / "a"
+    if change == "longer":
+        there.write_bytes(b"content and more")
+    elif change == "older":
+        os.utime(there, (1, 1))
+    elif change == "other":
+        there.write_bytes(b"CONTENT")
+    else:
+        there.unlink()
+    [outcome] = await collected(run())
+    if change == "gone":
+        assert outcome.error is None
+        assert there.read_bytes() == b"content"
+    else:
+        assert isinstance(outcome.error, DestinationError)
