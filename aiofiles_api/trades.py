@@ -620,25 +620,16 @@ class Downloads(Trade[Download, DownloadedFile]):
         """Return what an earlier run has put in its place, but could not write down any more."""
         if job.begun_at is None or self._how.overwrite:
             return None
-        look = partial(_length_if_younger, path, job.begun_at)
+        wanted = _download_item(job.item).sha256
+        digest = None if wanted is None else wanted.lower()
+        look = partial(_length_if_finished, path, since=job.begun_at, sha256=digest)
         length = await self.session.threads.run(look)
         if length is None:
             return None
         file = file if isinstance(file, FileObject) else await self._find(job, file)
-        wanted = _download_item(job.item).sha256
-        if length != file.bytes or (
-            wanted is not None
-            and wanted.lower() != await self.session.threads.run(partial(digest_of_path, path))
-        ):
+        if length != file.bytes:
             return None
-        return DownloadedFile(
-            file_id=file.id,
-            path=Path(path),
-            bytes=length,
-            sha256=None if wanted is None else wanted.lower(),
-            attempts=0,
-            resumed_from=0,
-        )
+        return DownloadedFile(file.id, Path(path), length, digest, attempts=0, resumed_from=0)
 
     async def _find(self, job: Work[Download, DownloadedFile], identifier: str) -> FileObject:
         return await self.session.call(
@@ -718,14 +709,17 @@ def _lengths(paths: Sequence[str]) -> list[int | None]:
     return lengths
 
 
-def _length_if_younger(path: str, moment: float) -> int | None:
-    """Return the length of a file that was written since then; to be called in a thread."""
+def _length_if_finished(path: str, *, since: float, sha256: str | None) -> int | None:
+    """Return the length of a file written since then, and with that digest; to call in a thread."""
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_mtime < since - _CLOCK_SLACK:
+            return None
+        if sha256 is not None and digest_of_path(path) != sha256:
+            return None
     except OSError:
         return None
-    is_younger = stat.S_ISREG(status.st_mode) and status.st_mtime >= moment - _CLOCK_SLACK
-    return status.st_size if is_younger else None
+    return status.st_size
 
 
 class Turns:
