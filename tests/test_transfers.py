@@ -1321,7 +1321,8 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
     files: FilesClient, tmp_path: Path, change: str
 ) -> None:
     file = await files.upload(b"content", purpose="batch", filename="a")
-    item = DownloadItem(file, sha256=hashlib.sha256(b"content").hexdigest())
+    digest = hashlib.sha256(b"content").hexdigest() if change == "other" else None
+    item = DownloadItem(file, sha256=digest)
     manager = TransferManager(files, journal=tmp_path / "journal")
     run = partial(manager.download_all, [item], tmp_path / "out", overwrite=False)
     await collected(run())
