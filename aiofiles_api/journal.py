@@ -34,7 +34,7 @@ import attrs
 
 from aiofiles_api.digests import Digests
 from aiofiles_api.errors import InvalidArgumentError, JournalError
-from aiofiles_api.threads import Pending, Threads, join, settle
+from aiofiles_api.threads import Threads, join, settle
 
 __all__ = ["Journal", "JournalEntry", "Kind", "Row", "State", "read_journal"]
 
@@ -396,6 +396,7 @@ class Journal:
 
     async def _commit(self) -> None:
         """Have calls done, all that are there at once, until none are left."""
+        cancelled: asyncio.CancelledError | None = None
         try:
             threads, database = self._threads, self._opened()
             while self._queued and threads is not None:
@@ -403,31 +404,27 @@ class Journal:
                 done = threads.start(partial(database.transact, [call.work for call in calls]))
                 try:
                     await settle(done)
-                finally:
-                    _deliver(calls, done)
+                except asyncio.CancelledError as error:
+                    # As at the end of a loop, where others still have to write: theirs comes first.
+                    cancelled = error
+                failure = done.exception()
+                for number, call in enumerate(calls):
+                    if call.future.done():  # whoever waited was cancelled
+                        continue
+                    if failure is not None:
+                        call.future.set_exception(failure)
+                    else:
+                        call.future.set_result(done.result()[number])
         finally:
-            # At the end of a loop this is cancelled, while others still have to write.
             self._committing = None
-            if self._queued:
-                self._committing = asyncio.get_running_loop().create_task(self._commit())
+        if cancelled is not None:
+            raise cancelled
 
 
 @attrs.frozen
 class _Call:
     work: Callable[[_Database], object]
     future: asyncio.Future[Any]
-
-
-def _deliver(calls: Sequence[_Call], done: Pending[Sequence[object]]) -> None:
-    """Give those who wait what has come of their calls."""
-    error = done.exception()
-    for number, call in enumerate(calls):
-        if call.future.done():  # whoever waited was cancelled
-            continue
-        if error is not None:
-            call.future.set_exception(error)
-        else:
-            call.future.set_result(done.result()[number])
 
 
 def read_journal(

@@ -342,6 +342,24 @@ async def test_who_writes_while_the_loop_is_wound_up_is_written_down(tmp_path: P
         assert len(await collected(journal.entries())) == 2
 
 
+async def test_leaving_it_waits_for_all_that_is_written_also_where_the_loop_is_wound_up(
+    tmp_path: Path,
+) -> None:
+    async with nothing_leaks():
+        async with Journal(tmp_path / "journal") as journal:
+            first = asyncio.ensure_future(journal.write([row(journal)]))
+            await asyncio.sleep(0)
+            committing = journal._committing
+            assert committing is not None
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(journal.write([row(journal)]))
+            await asyncio.sleep(0)
+            committing.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.gather(first, second)
+    assert len(await collected(read_journal(tmp_path / "journal"))) == 2
+
+
 async def test_rows_whose_writing_was_cancelled_are_found_all_the_same(tmp_path: Path) -> None:
     async with Journal(tmp_path / "journal") as journal:
         one = row(journal)
