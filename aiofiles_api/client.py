@@ -134,7 +134,8 @@ class FilesClient:
     async def aclose(self) -> None:
         """End what is in flight with `ClientClosedError`, and close every connection.
 
-        It may be called from any task, and more than once.
+        It may be called from any task, and more than once. Called from within an operation, as by
+        an upload's own source, it ends there: that operation is in flight, too.
         """
         await self._session.aclose()
 

@@ -55,7 +55,7 @@ from aiofiles_api.protocol import Reply, Request, origin, redirect_url
 from aiofiles_api.retry import delay_before_retry, why_no_retry
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.sources import Buffer
-from aiofiles_api.threads import Threads, join, settle
+from aiofiles_api.threads import Threads, join, settle, until_done
 
 __all__ = [
     "Connector",
@@ -82,6 +82,10 @@ TraceConfig: TypeAlias = aiohttp.TraceConfig
 
 _slots_beside: ContextVar[asyncio.Semaphore | None] = ContextVar("slots_beside", default=None)
 """The slot of a task that does not wait in the queue, if it has one."""
+
+_operating: ContextVar[object] = ContextVar("operating", default=None)
+"""The registered work of the client for which a task works, if it does: it may be another task
+than the registered one, as that which writes a body, or one that an upload's own source begins."""
 
 _READ_BUFFER = 256 * 1024
 """Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
@@ -446,16 +450,18 @@ class SessionManager:
     async def aclose(self) -> None:
         """Refuse new work, interrupt what runs, wait for it, and close every connection."""
         if self._closing is None:
-            caller = asyncio.current_task()
-            self._closing = asyncio.create_task(self._close(caller))
-        # Even when we are cancelled, what has begun to close is closed.
-        await join(self._closing)
+            self._closing = asyncio.create_task(self._close())
+        if _operating.get() is self._active:
+            # From within an operation, as by an upload's own source: that one is waited for.
+            await until_done(self._closing)
+        else:
+            # Even when we are cancelled, what has begun to close is closed.
+            await join(self._closing)
 
-    async def _close(self, caller: asyncio.Task[object] | None) -> None:
-        others = [task for task in self._active if task is not caller]
-        for task in others:
-            self._active[task].interrupt(task)
-        while any(task in self._active for task in others):
+    async def _close(self) -> None:
+        for task, registered in self._active.items():
+            registered.interrupt(task)
+        while self._active:
             self._left.clear()
             await self._left.wait()
         for exchange in list(self._exchanges):
@@ -689,7 +695,7 @@ class _Registered:
     chunk of a stream.
     """
 
-    __slots__ = ("_active", "_cancellations_before", "_interrupted", "_left", "_task")
+    __slots__ = ("_active", "_cancellations_before", "_interrupted", "_left", "_task", "_token")
 
     def __init__(
         self, active: dict[asyncio.Task[object], _Registered], left: asyncio.Event
@@ -705,6 +711,7 @@ class _Registered:
             self._task = task
             self._cancellations_before = task.cancelling()
             self._active[task] = self
+            self._token = _operating.set(self._active)
 
     def __exit__(
         self,
@@ -716,6 +723,7 @@ class _Registered:
         if task is None:
             return
         del self._active[task]
+        _operating.reset(self._token)
         self._left.set()
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and self._interrupted and task.uncancel() <= self._cancellations_before:

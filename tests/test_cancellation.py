@@ -235,6 +235,37 @@ async def test_a_cancelled_close_still_closes() -> None:
             await task
 
 
+@pytest.mark.parametrize("spool", [False, True])
+@pytest.mark.parametrize("in_a_task", [False, True])
+@pytest.mark.parametrize("before", [0, 1_000, 1_000_000])
+async def test_an_uploads_own_source_may_close_the_client(
+    server: Emulator, files: FilesClient, before: int, *, in_a_task: bool, spool: bool
+) -> None:
+    async with FilesClient(api_key=KEY, base_url=server.base_url) as another:
+
+        async def source() -> AsyncIterator[bytes]:
+            yield CONTENT[:before]
+            await (asyncio.create_task(files.aclose()) if in_a_task else files.aclose())
+            yield b"never"
+
+        async with asyncio.timeout(10), nothing_leaks():
+            with pytest.raises(ClientClosedError):
+                await files.upload(source(), purpose="batch", spool=spool)
+            await files.aclose()
+        assert [file async for file in another.list()] == []
+
+
+async def test_what_gives_the_key_may_close_the_client(server: Emulator) -> None:
+    async def no_key() -> str:
+        await files.aclose()
+        return KEY
+
+    async with nothing_leaks(), asyncio.timeout(10):
+        files = FilesClient(api_key=no_key, base_url=server.base_url)
+        with pytest.raises(ClientClosedError):
+            await files.retrieve("file-1")
+
+
 async def test_a_timeout_around_a_call_stays_a_timeout() -> None:
     async with nothing_leaks(), raw_server(silence) as raw, client_of(raw) as files:
         with pytest.raises(TimeoutError):

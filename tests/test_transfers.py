@@ -495,6 +495,17 @@ async def test_closing_the_client_ends_the_wait_for_items(files: FilesClient) ->
         await task
 
 
+async def test_the_items_may_close_the_client(files: FilesClient) -> None:
+    async def closing() -> AsyncIterator[bytes]:
+        yield b"x"
+        await files.aclose()
+        yield b"never"
+
+    async with asyncio.timeout(10):
+        with pytest.raises(ClientClosedError):
+            await collected(TransferManager(files).upload_all(closing(), purpose="batch"))
+
+
 async def test_a_generator_that_is_never_begun_does_nothing(files: FilesClient) -> None:
     outcomes = TransferManager(files).upload_all([b"x"], purpose="batch")
     await outcomes.aclose()
