@@ -37,9 +37,12 @@ Operation: TypeAlias = Literal[
     "serve",
 ]
 
-Figure: TypeAlias = Literal["wall", "cpu", "memory", "held", "p50", "p99", "slowest", "server"]
-"""`wall`, `cpu`, `held`, `p50`, `p99`, `slowest` in seconds, `memory` in bytes; `server` is the
-server's CPU seconds."""
+Figure: TypeAlias = Literal[
+    "wall", "cpu", "memory", "held", "turn", "p50", "p99", "slowest", "server", "stolen"
+]
+"""`wall`, `cpu`, `held`, `p50`, `p99`, `slowest` in seconds, `memory` in bytes; `turn` is the CPU
+seconds of the loop's turn that took most of them, `server` those of the server, and `stolen` the
+seconds for which the host of a virtual machine kept each of its processors waiting."""
 
 Outcome: TypeAlias = dict[Figure, float]
 

@@ -1,9 +1,11 @@
 """What a job costs the process that does it: time, CPU, memory, and how long it held its loop.
 
 How long the loop was held is the time from one `select()` of the loop to the next, in which
-nothing else on it can run: it is measured in the selector, and costs two readings of a clock for
-each turn. What other processes take from the machine meanwhile is in it: measure on a machine that
-does nothing else. A loop without a Python selector (uvloop's) has a heartbeat instead.
+nothing else on it can run: it is measured in the selector, and costs a few readings of clocks for
+each turn. What other processes take from the machine meanwhile is in it, and what the host of a
+virtual machine takes: measure on a machine that does nothing else. How much of the processor the
+loop itself took in a turn is measured besides. A loop without a Python selector (uvloop's) has a
+heartbeat instead.
 """
 
 from __future__ import annotations
@@ -24,33 +26,32 @@ __all__ = ["Heartbeat", "HeldSelector", "Meter", "PeakMemory"]
 
 
 class HeldSelector(selectors.DefaultSelector):
-    """A selector that knows the longest time between its waits."""
+    """A selector that knows the longest time between its waits, and the most CPU."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._woke = time.perf_counter()
-        self._longest = 0.0
+        self.start()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, as every selector does."""
         self._look()
         events = super().select(timeout)
-        self._woke = time.perf_counter()
+        self._woke, self._woke_cpu = time.perf_counter(), time.thread_time()
         return events
 
     def start(self) -> None:
         """Forget what was."""
-        self._woke = time.perf_counter()
-        self._longest = 0.0
+        self._woke, self._woke_cpu = time.perf_counter(), time.thread_time()
+        self._longest = self._most_cpu = 0.0
 
-    def stop(self) -> float:
-        """Return the longest time for which the loop was held, in seconds."""
+    def stop(self) -> Outcome:
+        """Return for how long the loop was held at most, and what a turn took at most."""
         self._look()
-        return self._longest
+        return {"held": self._longest, "turn": self._most_cpu}
 
     def _look(self) -> None:
-        held = time.perf_counter() - self._woke
-        self._longest = max(self._longest, held)
+        self._longest = max(self._longest, time.perf_counter() - self._woke)
+        self._most_cpu = max(self._most_cpu, time.thread_time() - self._woke_cpu)
 
 
 class Heartbeat:
@@ -69,12 +70,12 @@ class Heartbeat:
         self._longest = 0.0
         self._wait()
 
-    def stop(self) -> float:
-        """Return the longest time for which the loop was held, in seconds."""
+    def stop(self) -> Outcome:
+        """Return for how long the loop was held at most."""
         if self._handle:
             self._handle.cancel()
         self._look()
-        return self._longest
+        return {"held": self._longest}
 
     def _wait(self) -> None:
         self._due = time.perf_counter() + self._BEAT
@@ -126,6 +127,11 @@ class PeakMemory:
             self._sampled = max(self._sampled, self._process.memory_info().rss)
 
 
+def _stolen() -> float:
+    """Return the seconds for which each processor waited for its host so far; 0 without a host."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0)) / (psutil.cpu_count() or 1)
+
+
 class Meter:
     """Measures what happens from `start()` to `stop()`.
 
@@ -141,11 +147,13 @@ class Meter:
         self._memory = PeakMemory()
         self._wall = 0.0
         self._cpu = 0.0
+        self._stolen = 0.0
 
     def start(self) -> None:
         """Begin."""
         self._memory.start()
         self._held.start()
+        self._stolen = _stolen()
         self._cpu = self._cpu_time()
         self._wall = time.perf_counter()
 
@@ -154,9 +162,10 @@ class Meter:
         outcome: Outcome = {
             "wall": time.perf_counter() - self._wall,
             "cpu": self._cpu_time() - self._cpu,
+            "stolen": _stolen() - self._stolen,
         }
         if not self._command:
-            outcome["held"] = self._held.stop()
+            outcome.update(self._held.stop())
             outcome["memory"] = self._memory.stop()
         return outcome
 

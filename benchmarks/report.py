@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import textwrap
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ _NAMES: dict[Figure, str] = {
     "cpu": "CPU",
     "memory": "memory",
     "held": "loop held",
+    "turn": "CPU in one turn",
     "p50": "p50",
     "p99": "p99",
     "slowest": "slowest",
@@ -196,23 +198,36 @@ def _goals(rows: Sequence[Row], results: Results) -> list[str]:
 
 
 def _footer(results: Results) -> str:
-    """Say what the figures are, where they are from, and how busy the server was."""
+    """Say what the figures are, where they are from, and what else was going on."""
     machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
-    share = 0.0
-    for entries in results.rows.values():
-        for entry in entries:
-            for server, wall in zip(entry.values("server"), entry.values("wall"), strict=False):
-                share = max(share, server / wall)
     about = (
         "Medians (least–greatest) of runs that took turns, each in a process of its own; the best "
         "Python client of a row is set in bold; MB is 2^20 bytes. The server was busy for "
-        f"{share:.0%} of a run's time at most. {machine}."
+        f"{max(_shares(results, 'server'), default=0.0):.0%} of a run's time at most. "
     )
+    stolen = _shares(results, "stolen")
+    if any(stolen):
+        about += (
+            f"The host of this virtual machine kept its processors waiting for "
+            f"{statistics.median(stolen):.0%} of a run's time in the median, and for "
+            f"{max(stolen):.0%} at most. "
+        )
+    about += f"{machine}."
     if results.quick:
         about = f"These figures say nothing: everything was tiny. {about}"
     if results.stopped:
         about = f"Stopped before the end: {results.stopped}. {about}"
     return textwrap.fill(about, 100)
+
+
+def _shares(results: Results, figure: Figure) -> list[float]:
+    """Return what part of its time each run had for something that counts in seconds."""
+    return [
+        seconds / wall
+        for entries in results.rows.values()
+        for entry in entries
+        for seconds, wall in zip(entry.values(figure), entry.values("wall"), strict=False)
+    ]
 
 
 def _short(entry: Measured, figure: Figure, *, best: bool) -> str:

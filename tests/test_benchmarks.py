@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from aiofiles_api import FilesClient
 from benchmarks import content, report, server
-from benchmarks.jobs import Job, Target
+from benchmarks.jobs import Job, Outcome, Target
 from benchmarks.process import Task
 from benchmarks.results import Measured, Results, ratios, spread
 from benchmarks.rows import FULL, LIMITS, OURS, QUICK, Row, growth, matching, named, rows
@@ -114,6 +114,16 @@ def test_the_row_that_holds_the_loop_longest_stands_for_all() -> None:
     assert [verdict.met for verdict in verdicts] == [False, True]
     assert pair[1].title in verdicts[0].row
     assert set(LIMITS) == {"held", "memory"}
+
+
+def test_what_the_host_took_is_told_where_there_is_one() -> None:
+    [row] = matching(TABLE, "download")
+    for stolen, told in ((0.0, False), (0.5, True)):
+        runs: list[Outcome] = [{"wall": 2.0, "server": 1.0, "stolen": stolen}]
+        results = Results({}, quick=False, rows={row.name: [Measured(OURS.label, runs)]})
+        footer = report.summary([row], results).replace("\n", " ")
+        assert "The server was busy for 50% of a run's time at most." in footer
+        assert ("for 25% of a run's time in the median, and for 25% at most" in footer) == told
 
 
 def test_who_was_not_there_has_no_figures_and_is_held_against_nobody() -> None:
@@ -283,7 +293,9 @@ def test_a_job_in_a_process_of_its_own_tells_its_figures(
         check=True,
         cwd=Path(__file__).parent.parent,
     )
-    assert set(json.loads(done.stdout)) == {"wall", "cpu", "memory", "held"}
+    figures = json.loads(done.stdout)
+    assert set(figures) == {"wall", "cpu", "memory", "held", "turn", "stolen"}
+    assert 0 < figures["turn"] < figures["wall"]
     for number in range(3):
         content.check_file(tmp_path / "to" / str(number), 100_000)
 
