@@ -18,7 +18,7 @@ from aiofiles_api.errors import ConfigurationError
 from aiofiles_api.pacing import rate_of_each_endpoint
 from aiofiles_api.retry import RetryPolicy
 
-__all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key"]
+__all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key", "checked_proxy"]
 
 ApiKey: TypeAlias = str | Callable[[], Awaitable[str]]
 """A key, or a callable that is awaited for a fresh one before each request."""
@@ -146,7 +146,7 @@ class Config:
             max_connections=max_connections,
             requests_per_minute=rate_of_each_endpoint(requests_per_minute),
             trust_env=trust_env,
-            proxy=None if proxy is None else _checked_proxy(proxy),
+            proxy=None if proxy is None else checked_proxy(proxy, "proxy"),
         )
 
 
@@ -193,11 +193,20 @@ def _checked_base_url(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def _checked_proxy(proxy: str) -> str:
+def checked_proxy(proxy: str, where: str) -> str:
+    """Return a proxy's URL, if it is one.
+
+    Args:
+        proxy: The URL.
+        where: Where it is from, for the message.
+
+    Raises:
+        ConfigurationError: It is not the URL of an HTTP proxy.
+    """
     problem = _problem_of_address(proxy)
     if problem:
         # Not shown: it may hold a password.
-        msg = f"proxy: it {problem}; pass one like http://proxy.example:3128"
+        msg = f"{where}: it {problem}; pass one like http://proxy.example:3128"
         raise ConfigurationError(msg)
     return proxy
 

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -352,6 +353,7 @@ class Content:
         self._exchange: Exchange | None = None
         self._into_buffers = into_buffers
         self._to_skip = 0
+        self._range_from: int | None = None
         self._etag: str | None = None
         self._is_complete = False
 
@@ -425,6 +427,7 @@ class Content:
         if self.total is not None and self.total < self.position:
             raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
+        self._range_from = self.position if exchange.status == HTTPStatus.PARTIAL_CONTENT else None
         if not found.complete:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
             etag = exchange.headers.get("ETag", "")
@@ -465,6 +468,10 @@ class Content:
             # A reply without any length may have been cut unnoticed: ask how long it must be.
             request = retrieve_request(self._identifier)
             self.total = (await self._session.call(request, read_file)).bytes
+        if self._range_from is not None and self._range_from < self.position < self.total:
+            # A server may give less of a range than was asked for: ask for the rest.
+            self._retries.attempt += 1
+            return
         if self.position != self.total:
             raise self._wrong_length(f"{self.position:,} came")
         self._is_complete = True

@@ -439,12 +439,16 @@ def _write_all(descriptor: int, chunks: Sequence[bytes | memoryview]) -> None:
 
 
 def _open_locked(part: str) -> int | None:
-    """Open a part file for one process alone; `None` when another one has it."""
+    """Open a part file for one process alone; `None` when another one has it, or another user."""
     while True:
         # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(part, flags, 0o666)
         try:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                # In a directory for many: its owner chose what is in it, and may change it later.
+                os.close(descriptor)
+                return None
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(descriptor, part):
                 return descriptor

@@ -7,7 +7,7 @@ import time
 
 from aiofiles_api.errors import APITimeoutError, InvalidArgumentError, ProcessingError
 from aiofiles_api.models import FileObject, file_id
-from aiofiles_api.protocol import read_file, retrieve_request
+from aiofiles_api.protocol import read_file, retrieve_request, scrub
 from aiofiles_api.session import SessionManager
 
 __all__ = ["wait_for_processing"]
@@ -32,7 +32,8 @@ async def wait_for_processing(
             if described.status in _DONE:
                 return described
             if described.status in _FAILED:
-                why = described.status_details or "the service does not say why"
+                why = scrub(described.status_details or "", session.secrets)
+                why = why or "the service does not say why"
                 msg = f"processing {identifier}: {described.status}: {why}; upload a corrected file"
                 raise ProcessingError(msg, file=described)
             remaining = give_up_at - time.monotonic()

@@ -52,6 +52,7 @@ __all__ = [
     "read_page",
     "redirect_url",
     "retrieve_request",
+    "scrub",
     "server_time",
     "status_error",
     "upload_fields",
@@ -131,11 +132,16 @@ class Reply:
 
     def scrub(self, text: str) -> str:
         """Return `text` without the key, in whatever case, and without control characters."""
-        for secret in self.secrets:
-            # Shorter ones than this are no secret, and removing them would garble every word.
-            if len(secret) >= 6:  # noqa: PLR2004
-                text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
-        return re.sub(_UNPRINTABLE, "\ufffd", text)
+        return scrub(text, self.secrets)
+
+
+def scrub(text: str, secrets: tuple[str, ...]) -> str:
+    """Return `text` without the secrets, in whatever case, and without control characters."""
+    for secret in secrets:
+        # Shorter ones than this are no secret, and removing them would garble every word.
+        if len(secret) >= 6:  # noqa: PLR2004
+            text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
+    return re.sub(_UNPRINTABLE, "\ufffd", text)
 
 
 @attrs.frozen
@@ -191,7 +197,7 @@ class RawPage:
 def list_request(query: ListQuery) -> Request:
     """Ask for one page of files."""
     parameters = {
-        "purpose": None if query.purpose is None else _checked_purpose(query.purpose),
+        "purpose": query.purpose,
         "limit": query.limit,
         "order": query.order,
         "after": query.after,

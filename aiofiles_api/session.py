@@ -36,7 +36,7 @@ from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohtt
 
 from aiofiles_api.buffers import Buffers
 from aiofiles_api.chunked import ChunkedWriter
-from aiofiles_api.config import Config, Secret, checked_key
+from aiofiles_api.config import Config, Secret, checked_key, checked_proxy
 from aiofiles_api.errors import (
     APIConnectionError,
     APIError,
@@ -338,6 +338,7 @@ class SessionManager:
         is_secret: bool,
     ) -> Exchange:
         timeouts = self.config.timeouts
+        proxy = self._proxy_for(url)
         payload = None
         if open_body is not None:
             kind = request.headers["Content-Type"]
@@ -359,7 +360,7 @@ class SessionManager:
                 allow_redirects=False,
                 auto_decompress=not request.is_content,
                 read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
-                proxy=self._proxy_for(url),
+                proxy=proxy,
                 timeout=self._timeout,
             )
         except BaseException as error:
@@ -389,15 +390,23 @@ class SessionManager:
         return self._http
 
     def _proxy_for(self, url: str) -> str | None:
-        """Return the proxy for a URL; the environment is asked once for each origin."""
+        """Return the proxy for a URL; the environment is asked once for each origin.
+
+        Raises:
+            ConfigurationError: The environment names what is no HTTP proxy.
+        """
         if self.config.proxy is not None or not self.config.trust_env:
             return self.config.proxy
         where = "/".join(url.split("/", 3)[:3])
         if where not in self._proxies:
             scheme, host, _ = origin(url)
             proxy = getproxies().get(scheme)
-            is_direct = proxy is None or (host and proxy_bypass(host))
-            self._proxies[where] = None if is_direct else proxy
+            if proxy is None or (host and proxy_bypass(host)):
+                self._proxies[where] = None
+            else:
+                # As other programs understand a variable that says just a host and a port.
+                proxy = proxy if "://" in proxy else f"http://{proxy}"
+                self._proxies[where] = checked_proxy(proxy, f"{scheme.upper()}_PROXY")
         return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------

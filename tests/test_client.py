@@ -238,6 +238,29 @@ async def test_a_proxy_is_used_where_the_environment_names_one(
         assert len(proxy.requests) == 2
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+async def test_a_proxy_in_the_environment_needs_no_scheme(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with raw_server(reply(FILE)) as proxy:
+        address = proxy.base_url.removesuffix("/v1").removeprefix("http://")
+        monkeypatch.setenv(name, address)
+        async with FilesClient(base_url="http://files.test/v1", api_key=KEY) as files:
+            await files.retrieve("file-1")
+        assert len(proxy.requests) == 1
+
+
+async def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5://user:password@127.0.0.1:1080")
+    async with nothing_leaks(), FilesClient(base_url="http://files.test/v1", api_key=KEY) as files:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="HTTP_PROXY: it does not") as caught:
+                await files.upload(b"x", purpose="batch")
+            assert "password" not in str(caught.value)
+
+
 async def test_a_proxy_that_refuses_a_tunnel_is_named() -> None:
     async with raw_server(reply("", status="403 Forbidden")) as proxy:
         async with FilesClient(
@@ -318,6 +341,13 @@ async def test_a_failed_processing_is_told_with_the_services_reason() -> None:
         with pytest.raises(ProcessingError, match="line 3") as caught:
             await files.wait_for_processing("file-1")
     assert caught.value.file.id == "file-1"
+
+
+async def test_a_reason_does_not_show_the_key() -> None:
+    echo = reply(with_status("error", f"not for {KEY}"))
+    async with raw_server(echo) as raw, client_of(raw) as files:
+        with pytest.raises(ProcessingError, match=r"not for \*\*\*"):
+            await files.wait_for_processing("file-1")
 
 
 async def test_waiting_is_bounded() -> None:

@@ -308,6 +308,59 @@ async def test_a_server_without_ranges_sends_it_all_again(tmp_path: Path) -> Non
     assert (tmp_path / "copy").read_bytes() == CONTENT
 
 
+def in_parts(content: bytes, most: int, *, total: str | None = None) -> Script:
+    """Answer with ranges of which each has only so many bytes, as a server may."""
+
+    async def follow(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        asked = request.headers.get("range", "bytes=0-")
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
+        if not start:
+            cut = reply(content[:most], length=len(content), close=True)
+            await cut(request, writer)
+            return
+        part = content[start : start + most]
+        end = f"{start + len(part) - 1}/{total or len(content)}"
+        script = reply(
+            part, status="206 Partial Content", headers={"Content-Range": f"bytes {start}-{end}"}
+        )
+        await script(request, writer)
+
+    return follow
+
+
+@pytest.mark.parametrize("total", [None, "*"])
+async def test_the_rest_of_a_range_that_was_not_given_whole_is_asked_for(
+    tmp_path: Path, total: str | None
+) -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(in_parts(CONTENT, 900_000, total=total)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        result = await files.download(described(CONTENT), tmp_path / "copy")
+        assert (result.attempts, len(raw.requests)) == (6, 6)
+        async with files.stream(described(CONTENT)) as content:
+            assert b"".join([chunk async for chunk in content]) == CONTENT
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_a_range_of_which_nothing_comes_is_not_asked_for_again_and_again() -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True)
+    nothing = raw_bytes(
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    async with (
+        nothing_leaks(),
+        raw_server(cut, nothing) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        async with files.stream(described()) as content:
+            with pytest.raises(IntegrityError, match="4 came"):
+                [chunk async for chunk in content]
+        assert len(raw.requests) == 2
+
+
 async def test_a_wrong_range_is_never_appended(tmp_path: Path) -> None:
     cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
     wrong = reply(

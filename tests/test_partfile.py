@@ -886,6 +886,23 @@ async def test_the_lock_is_held_until_the_part_has_gone(
     assert names(tmp_path) == ([] if end == "discard" else ["file"])
 
 
+async def test_what_another_user_has_left_is_neither_continued_nor_changed(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a directory for many, as /tmp: its owner chose what is in it.
+    planted = kept_part(tmp_path / "file", threads)
+    await planted.prepare()
+    await planted.append([b"planted"])
+    await planted.keep([])
+    [left] = tmp_path.iterdir()
+    monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
+    part = kept_part(tmp_path / "file", threads)
+    assert await part.prepare() == 0
+    await part.commit([CONTENT])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert left.read_bytes() == b"planted"
+
+
 def is_locked(path: str) -> bool:
     with open(path, "rb") as file:
         try:
