@@ -197,7 +197,8 @@ class RawPage:
 def list_request(query: ListQuery) -> Request:
     """Ask for one page of files."""
     parameters = {
-        "purpose": query.purpose,
+        # As plain text: a member of an enum would go as its own name.
+        "purpose": None if query.purpose is None else _checked_purpose(query.purpose),
         "limit": query.limit,
         "order": query.order,
         "after": query.after,
