@@ -255,25 +255,36 @@ def structure(payload: object, model: type[Model]) -> Model:
 def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
     """Read decoded JSON values as files, each when it is asked for; they become a part of them.
 
-    Where all have exactly the fields which the API describes, that takes a fraction of the time.
-    Where anything at all is otherwise, the converter repairs or refuses it.
+    Where all are as the API describes files, that takes a fraction of the time. Where anything at
+    all is otherwise, the converter repairs or refuses it.
 
     Raises:
         APIResponseError: One is not an object, or a field is missing or of the wrong kind.
     """
-    if not _are_as_described(payloads):
+    described = _as_described(payloads)
+    if described is None:
         for payload in payloads:
             yield structure(payload, FileObject)
         return
     # Names of this function are found faster than others, which counts with a million files.
     new, set_attribute = object.__new__, object.__setattr__
-    fields: dict[str, object]
-    for fields in payloads:  # type: ignore[assignment]  # as described
+    for fields in described:
         fields["extra"] = {}
         # All at once: __init__ sets them one by one, which takes several times as long.
         file = new(FileObject)
         set_attribute(file, "__dict__", fields)
         yield file
+
+
+def _as_described(payloads: Sequence[Any]) -> Sequence[dict[str, object]] | None:
+    """Return objects with all fields of a file, each of its kind and no others; or `None`."""
+    if _are_as_described(payloads):
+        return payloads
+    try:
+        filled = [{**_OPTIONAL, **payload} for payload in payloads]
+    except TypeError:  # one is no object
+        return None
+    return filled if _are_as_described(filled) else None
 
 
 def _are_as_described(payloads: Sequence[object]) -> bool:
@@ -332,6 +343,13 @@ def _or(default: D, read: Callable[[object, object], T]) -> Callable[[object, ob
 
 
 _FILE_FIELDS = frozenset(field.name for field in attrs.fields(FileObject)) - {"extra"}
+
+_OPTIONAL: Mapping[str, object] = {
+    field.name: field.default
+    for field in attrs.fields(FileObject)
+    if field.default is not attrs.NOTHING and field.name in _FILE_FIELDS
+}
+"""What the fields are that a server may leave out."""
 
 _fields_of: Callable[[Any], tuple[object, ...]] = itemgetter(
     *(field.name for field in attrs.fields(FileObject)[:-1])

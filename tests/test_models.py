@@ -90,6 +90,35 @@ def test_files_of_a_page_are_read_one_by_one_and_each_as_if_it_were_alone() -> N
         next(files)
 
 
+payloads = st.builds(
+    lambda changes, missing: {
+        name: value for name, value in (DOCUMENTED | changes).items() if name not in missing
+    },
+    st.dictionaries(fields, json_values, max_size=1),
+    st.sets(fields, max_size=3),
+)
+
+
+@given(st.lists(payloads | json_values, max_size=4))
+@example([SMALLEST, DOCUMENTED])
+@example([SMALLEST, SMALLEST | {"extra": {}}])
+@example([SMALLEST, [DOCUMENTED]])
+def test_what_is_on_a_page_does_not_change_how_a_file_is_read(page: list[object]) -> None:
+    alone = [_read_alone(payload) for payload in page]
+    refused = alone.index(None) if None in alone else len(page)
+    files = structure_files(copy.deepcopy(page))
+    # The representation has the extra fields too, and NaN is not equal to itself.
+    assert [repr(next(files)) for _ in page[:refused]] == [repr(file) for file in alone[:refused]]
+    with pytest.raises(StopIteration if refused == len(page) else APIResponseError):
+        next(files)
+
+
+def _read_alone(payload: object) -> FileObject | None:
+    with suppress(APIResponseError):
+        return structure(payload, FileObject)
+    return None
+
+
 def test_a_file_with_all_documented_fields_is_like_one_that_was_made_by_hand() -> None:
     file = structure(DOCUMENTED, FileObject)
     by_hand = FileObject(**DOCUMENTED)  # type: ignore[arg-type]
