@@ -12,7 +12,6 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -353,7 +352,7 @@ class Content:
         self._exchange: Exchange | None = None
         self._into_buffers = into_buffers
         self._to_skip = 0
-        self._range_from: int | None = None
+        self._end: int | None = None
         self._etag: str | None = None
         self._is_complete = False
 
@@ -406,9 +405,10 @@ class Content:
         except BaseException:
             await exchange.aclose()
             raise
-        if found.complete:
-            self._is_complete = True
+        if found.is_empty:
             await exchange.aclose()
+            await self._check_total("the server has no more")
+            self._is_complete = True
             return None
         self._exchange = exchange
         if self._into_buffers:
@@ -427,8 +427,8 @@ class Content:
         if self.total is not None and self.total < self.position:
             raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
-        self._range_from = self.position if exchange.status == HTTPStatus.PARTIAL_CONTENT else None
-        if not found.complete:  # else these describe the error's text, not the content
+        self._end = found.end
+        if not found.is_empty:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
             etag = exchange.headers.get("ETag", "")
             self._etag = None if etag.startswith("W/") else etag or None
@@ -454,31 +454,43 @@ class Content:
                     continue
             self.position += len(chunk)
             self._retries.made_progress()
-            if self.total is not None and self.position > self.total:
-                raise self._wrong_length("the server sends more")
+            for end in (self.total, self._end):
+                if end is not None and self.position > end:
+                    raise self._wrong_length("the server sends more", end)
             return chunk
+        await self.aclose()
         await self._finish()
         return b""
 
     async def _finish(self) -> None:
-        await self.aclose()
+        """Judge whether a reply that has ended is whole, and the content with it."""
         if self._to_skip:
             raise self._wrong_length("the server now sends less than before")
+        if self._end is None:
+            await self._check_total(f"{self.position:,} came")
+            self._is_complete = True
+        elif self.position != self._end:
+            raise self._wrong_length(f"it ends at {self.position:,}", self._end)
+        elif self.position == await self._find_total():
+            self._is_complete = True
+        else:  # a server may give less of a range than was asked for
+            self._retries.ask_on()
+
+    async def _check_total(self, what_came: str) -> None:
+        if self.position != await self._find_total():
+            raise self._wrong_length(what_came)
+
+    async def _find_total(self) -> int:
         if self.total is None:
             # A reply without any length may have been cut unnoticed: ask how long it must be.
             request = retrieve_request(self._identifier)
             self.total = (await self._session.call(request, read_file)).bytes
-        if self._range_from is not None and self._range_from < self.position < self.total:
-            # A server may give less of a range than was asked for: ask for the rest.
-            self._retries.attempt += 1
-            return
-        if self.position != self.total:
-            raise self._wrong_length(f"{self.position:,} came")
-        self._is_complete = True
+        return self.total
 
-    def _wrong_length(self, what_came: str) -> IntegrityError:
+    def _wrong_length(self, what_came: str, end: int | None = None) -> IntegrityError:
+        what = "its length" if end in {None, self.total} else "the end of a part of it"
         msg = (
-            f"downloading {self._identifier}: its length must be {self.total}, but {what_came};"
+            f"downloading {self._identifier}: {what} must be {end or self.total}, but {what_came};"
             " try again, and if it stays so, ask the server's operator"
         )
         return IntegrityError(msg)

@@ -1,9 +1,9 @@
 """Pure decision: how does a reply to a request for content continue the bytes in hand?
 
 Nothing promises that a server supports ranges (most compatible ones do not), so resuming is
-opportunistic: 206 continues, 200 begins again and what is in hand is read and dropped, 416 at the
-full length says that nothing is missing. A 206 for another range than was asked for is refused:
-appending it would corrupt the file (RFC 9110, sections 14 and 15.3.7).
+opportunistic: 206 continues, 200 begins again and what is in hand is read and dropped, 416 says
+that nothing is there. A 206 for another range than was asked for is refused: appending it would
+corrupt the file (RFC 9110, sections 14 and 15.3.7). It may give less than was asked for.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ class Continuation:
     Attributes:
         skip: Bytes at the body's beginning to read and drop.
         total: The whole content's length, if the reply tells it.
-        complete: Nothing is there from the offset on; the body is not content.
+        end: The offset behind the last byte of a part; `None` where the body is all there is.
+        is_empty: Nothing is there from the offset on; the body is not content.
     """
 
     skip: int
     total: int | None
-    complete: bool = False
+    end: int | None = None
+    is_empty: bool = False
 
 
 def continue_from(offset: int, *, status: int, headers: Mapping[str, str]) -> Continuation | None:
@@ -46,9 +48,8 @@ def continue_from(offset: int, *, status: int, headers: Mapping[str, str]) -> Co
         return Continuation(skip=offset, total=_length(headers))
     if status == 206:  # noqa: PLR2004
         return _judge_partial(offset, headers)
-    total = _unsatisfied_total(headers)
-    if status == 416 and total is not None and total <= offset:  # noqa: PLR2004
-        return Continuation(skip=0, total=total, complete=True)
+    if status == 416 and offset:  # noqa: PLR2004
+        return Continuation(skip=0, total=_unsatisfied_total(headers), is_empty=True)
     return None
 
 
@@ -69,7 +70,7 @@ def _judge_partial(offset: int, headers: Mapping[str, str]) -> Continuation:
     if first != offset or contradicts_itself:
         msg = f"a partial reply with the range {content_range!r}, asked for bytes from {offset}"
         raise APIResponseError(msg)
-    return Continuation(skip=0, total=total)
+    return Continuation(skip=0, total=total, end=last + 1)
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -508,6 +508,10 @@ class Retries:
         """Count the attempts anew: the last one has brought something that none had before."""
         self._failures = 0
 
+    def ask_on(self) -> None:
+        """Count another request, though none has failed: the last one brought a part."""
+        self.attempt += 1
+
     async def pause(self, error: FilesError) -> None:
         """Wait until the next attempt may begin.
 

@@ -356,9 +356,73 @@ async def test_a_range_of_which_nothing_comes_is_not_asked_for_again_and_again()
         client_of(raw, retry=QUICK_RETRIES) as files,
     ):
         async with files.stream(described()) as content:
-            with pytest.raises(IntegrityError, match="4 came"):
+            with pytest.raises(IntegrityError, match="10, but it ends at 4;"):
                 [chunk async for chunk in content]
         assert len(raw.requests) == 2
+
+
+def chunked_part(content: bytes, where: str) -> Script:
+    """Answer with a part that HTTP's chunks end, so that no length says where that must be."""
+    return raw_bytes(
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes %b\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (where.encode(), len(content), content)
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (chunked_part(SMALL[4:8], "4-9/10"), "its length must be 10, but it ends at 8"),
+        (chunked_part(SMALL[4:6], "4-6/10"), "the end of a part of it must be 7, but it ends at 6"),
+        (chunked_part(SMALL[4:9], "4-6/10"), "a part of it must be 7, but the server sends more"),
+    ],
+    ids=["shorter than the rest", "shorter than it says", "longer than it says"],
+)
+async def test_a_part_of_another_length_than_it_says_is_not_built_upon(
+    tmp_path: Path, part: Script, reason: str
+) -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True)
+    async with (
+        nothing_leaks(),
+        raw_server(cut, part, cut, part) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        with pytest.raises(IntegrityError, match=reason):
+            await files.download(described(), tmp_path / "copy")
+        assert len(raw.requests) == 4
+    assert os.listdir(tmp_path) == []
+
+
+async def test_where_the_rest_is_refused_all_is_asked_for_again(tmp_path: Path) -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True)
+    refused = reply("", status="416 Range Not Satisfiable")
+    async with (
+        nothing_leaks(),
+        raw_server(cut, refused, reply(SMALL)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        assert (await files.download(described(), tmp_path / "copy")).attempts == 3
+        assert [request.headers.get("range") for request in raw.requests] == [
+            None,
+            "bytes=4-",
+            None,
+        ]
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+async def test_where_nothing_is_behind_the_offset_and_no_length_told_that_is_looked_up() -> None:
+    refused = reply("", status="416 Range Not Satisfiable")
+    async with (
+        nothing_leaks(),
+        raw_server(refused, describe(10), refused, describe(10)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        async with files.stream("file-1", start=10) as content:
+            assert [chunk async for chunk in content] == []
+        with pytest.raises(InvalidArgumentError, match="11 is beyond the 10 bytes"):
+            async with files.stream("file-1", start=11):
+                pass
 
 
 async def test_a_wrong_range_is_never_appended(tmp_path: Path) -> None:

@@ -35,17 +35,17 @@ def test_no_reply_leads_to_a_gap_or_an_overlap(
         return
     if found is None:
         assert status not in {200, 206}
-    elif found.complete:
+    elif found.is_empty:
         assert status == 416
-        assert found.total is not None
-        assert found.total <= offset
+        assert offset > 0
     elif status == 200:
         assert found.skip == offset
     else:
         assert status == 206
         assert found.skip == 0
         assert headers["Content-Range"].lower().startswith(f"bytes {offset}-")
-        assert found.total is None or found.total > offset
+        assert found.end is not None
+        assert offset < found.end <= (found.total or found.end)
 
 
 @given(offsets, st.integers(1, 10**12))
@@ -53,14 +53,14 @@ def test_a_partial_reply_continues_where_it_was_asked_to(offset: int, count: int
     end = offset + count
     headers = {"Content-Range": f"bytes {offset}-{end - 1}/{end}", "Content-Length": str(count)}
     found = continue_from(offset, status=206, headers=headers)
-    assert found == Continuation(skip=0, total=end)
+    assert found == Continuation(skip=0, total=end, end=end)
 
 
 @given(offsets)
 def test_a_partial_reply_need_not_tell_lengths(offset: int) -> None:
     headers = {"Content-Range": f"bytes {offset}-{offset}/*"}
     found = continue_from(offset, status=206, headers=headers)
-    assert found == Continuation(skip=0, total=None)
+    assert found == Continuation(skip=0, total=None, end=offset + 1)
 
 
 @given(offsets, offsets, st.integers(0, 1_000))
@@ -105,7 +105,7 @@ def test_a_header_that_cannot_be_read_is_not_shown_as_it_may_echo_the_key() -> N
 def test_the_name_of_the_unit_ignores_case() -> None:
     headers = {"Content-Range": "Bytes 10-19/20"}
     found = continue_from(10, status=206, headers=headers)
-    assert found == Continuation(skip=0, total=20)
+    assert found == Continuation(skip=0, total=20, end=20)
 
 
 def test_a_whole_reply_begins_again_and_tells_its_length() -> None:
@@ -118,17 +118,28 @@ def test_a_whole_reply_may_not_tell_its_length(headers: dict[str, str]) -> None:
     assert continue_from(7, status=200, headers=headers) == Continuation(skip=7, total=None)
 
 
-def test_nothing_is_missing_when_the_range_begins_at_the_end() -> None:
-    found = continue_from(20, status=416, headers={"Content-Range": "bytes */20"})
-    assert found == Continuation(skip=0, total=20, complete=True)
+@pytest.mark.parametrize(
+    ("headers", "total"),
+    [
+        ({"Content-Range": "bytes */20"}, 20),
+        ({"Content-Range": "bytes */21"}, 21),
+        ({"Content-Range": "bytes */-1"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_nothing_is_there_from_the_offset_on(headers: dict[str, str], total: int | None) -> None:
+    found = continue_from(20, status=416, headers=headers)
+    assert found == Continuation(skip=0, total=total, is_empty=True)
+
+
+def test_a_range_that_nobody_asked_for_cannot_be_refused() -> None:
+    assert continue_from(0, status=416, headers={"Content-Range": "bytes */0"}) is None
 
 
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
-        (416, {}),
-        (416, {"Content-Range": "bytes */21"}),
-        (416, {"Content-Range": "bytes */-1"}),
         (404, {"Content-Range": "bytes */20"}),
         (204, {}),
         (500, {"Content-Range": "bytes 20-29/30"}),
