@@ -134,8 +134,9 @@ class FilesClient:
     async def aclose(self) -> None:
         """End what is in flight with `ClientClosedError`, and close every connection.
 
-        It may be called from any task, and more than once. Called from within an operation, as by
-        an upload's own source, it ends there: that operation is in flight, too.
+        It may be called from any task, and more than once. Within an operation, as in an upload's
+        own source or in what gives the key, it does not wait for the end: that operation is in
+        flight, too. For the same reason a thread that reads a source must not wait for this.
         """
         await self._session.aclose()
 

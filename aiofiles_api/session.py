@@ -55,7 +55,7 @@ from aiofiles_api.protocol import Reply, Request, origin, redirect_url
 from aiofiles_api.retry import delay_before_retry, why_no_retry
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.sources import Buffer
-from aiofiles_api.threads import Threads, join, settle, until_done
+from aiofiles_api.threads import Threads, join, settle
 
 __all__ = [
     "Connector",
@@ -83,9 +83,9 @@ TraceConfig: TypeAlias = aiohttp.TraceConfig
 _slots_beside: ContextVar[asyncio.Semaphore | None] = ContextVar("slots_beside", default=None)
 """The slot of a task that does not wait in the queue, if it has one."""
 
-_operating: ContextVar[object] = ContextVar("operating", default=None)
-"""The registered work of the client for which a task works, if it does: it may be another task
-than the registered one, as that which writes a body, or one that an upload's own source begins."""
+_operating: ContextVar[tuple[_Registered, ...]] = ContextVar("operating", default=())
+"""The operations for which a task works, of one client within another's. They may be another task's
+than this one, which writes a body, or was begun by an upload's own source."""
 
 _READ_BUFFER = 256 * 1024
 """Bytes after which a connection stops reading: twice this may wait for a slow consumer."""
@@ -349,6 +349,7 @@ class SessionManager:
                 timeouts.write,
                 self.threads,
                 self._turn,
+                check_usable=self._check_usable,
                 is_watched=self._is_watched,
             )
         try:
@@ -460,9 +461,10 @@ class SessionManager:
         """Refuse new work, interrupt what runs, wait for it, and close every connection."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        if _operating.get() is self._active:
-            # From within an operation, as by an upload's own source: that one is waited for.
-            await until_done(self._closing)
+        if any(one.is_under_way(self._active) for one in _operating.get()):
+            # The closing waits for that operation, and that perhaps for us, as for its own source:
+            # so we do not wait. It is interrupted in the turn that is given up here.
+            await asyncio.sleep(0)
         else:
             # Even when we are cancelled, what has begun to close is closed.
             await join(self._closing)
@@ -724,7 +726,7 @@ class _Registered:
             self._task = task
             self._cancellations_before = task.cancelling()
             self._active[task] = self
-            self._token = _operating.set(self._active)
+            self._token = _operating.set((*_operating.get(), self))
 
     def __exit__(
         self,
@@ -736,11 +738,12 @@ class _Registered:
         if task is None:
             return
         del self._active[task]
-        _operating.reset(self._token)
         self._left.set()
-        is_cancelled = isinstance(error, asyncio.CancelledError)
-        if is_cancelled and self._interrupted and task.uncancel() <= self._cancellations_before:
-            raise _closed_error() from None
+        _operating.reset(self._token)
+        if self._interrupted:
+            is_ours = task.uncancel() <= self._cancellations_before
+            if is_ours and isinstance(error, asyncio.CancelledError):
+                raise _closed_error() from None
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -752,6 +755,10 @@ class _Registered:
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    def is_under_way(self, active: dict[asyncio.Task[object], _Registered]) -> bool:
+        """Return whether it is entered, and one of those."""
+        return self._active is active and self._task is not None and active.get(self._task) is self
 
     def interrupt(self, task: asyncio.Task[object]) -> None:
         """Cancel the task that it is entered by, and remember that it was us."""
@@ -823,9 +830,11 @@ class _Payload(aiohttp.Payload):
         threads: Threads,
         turn: _Turn,
         *,
+        check_usable: Callable[[], None],
         is_watched: bool,
     ) -> None:
         super().__init__(body, content_type=content_type)
+        self._check_usable = check_usable
         self._is_watched = is_watched
         self._turn = turn
         self._size = body.length
@@ -884,10 +893,12 @@ class _Payload(aiohttp.Payload):
 
     async def _read(self) -> Buffer | Span:
         try:
-            return await self._body.read()
+            piece = await self._body.read()
+            self._check_usable()  # a source may close the client, and go on
         except Exception as error:
             self.failure = error
             raise
+        return piece
 
     async def _send_span(self, writer: AbstractStreamWriter, span: Span) -> None:
         transport = _transport_of(writer)

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import KEY, client_of, nothing_leaks, raw_server, reply, silence
+from conftest import KEY, RawRequest, client_of, nothing_leaks, raw_server, reply, silence
 
-from aiofiles_api import ClientClosedError, FileObject, FilesClient, RetryPolicy
+from aiofiles_api import (
+    ClientClosedError,
+    FileObject,
+    FilesClient,
+    FilesError,
+    RequestTooLargeError,
+    RetryPolicy,
+)
 from aiofiles_api.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -264,6 +271,133 @@ async def test_what_gives_the_key_may_close_the_client(server: Emulator) -> None
         files = FilesClient(api_key=no_key, base_url=server.base_url)
         with pytest.raises(ClientClosedError):
             await files.retrieve("file-1")
+
+
+async def test_what_gives_the_key_may_close_the_client_while_it_is_closed() -> None:
+    began = asyncio.Event()
+
+    async def no_key() -> str:
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await files.aclose()
+        return KEY
+
+    async with nothing_leaks(), asyncio.timeout(10):
+        files = FilesClient(api_key=no_key, base_url="http://127.0.0.1:9/v1")
+        task = asyncio.ensure_future(files.retrieve("file-1"))
+        await began.wait()
+        await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await task
+
+
+@pytest.mark.parametrize("spool", [False, True])
+@pytest.mark.parametrize("end", ["close", "cancel", "deadline"])
+async def test_a_source_that_is_broken_off_may_close_the_client(
+    server: Emulator, end: str, *, spool: bool
+) -> None:
+    began = asyncio.Event()
+
+    async def source() -> AsyncIterator[bytes]:
+        try:
+            yield CONTENT
+            began.set()
+            await asyncio.sleep(3600)
+        finally:
+            await files.aclose()
+
+    async with nothing_leaks(), asyncio.timeout(10):
+        retry = RetryPolicy(deadline=0.1 if end == "deadline" else None)
+        files = FilesClient(api_key=KEY, base_url=server.base_url, retry=retry)
+        task = asyncio.ensure_future(files.upload(source(), purpose="batch", spool=spool))
+        await began.wait()
+        if end == "close":
+            await files.aclose()
+        elif end == "cancel":
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError if end == "cancel" else FilesError):
+            await task
+        await files.aclose()
+
+
+async def test_a_source_that_an_early_reply_breaks_off_may_close_the_client() -> None:
+    async def too_large(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(3600)
+
+    async with nothing_leaks(), asyncio.timeout(10), raw_server(too_large) as raw:
+        files = client_of(raw)
+
+        async def source() -> AsyncIterator[bytes]:
+            try:
+                yield CONTENT
+                yield CONTENT
+                await asyncio.sleep(3600)
+            finally:
+                await files.aclose()
+
+        with pytest.raises((ClientClosedError, RequestTooLargeError)):
+            await files.upload(source(), purpose="batch")
+        await files.aclose()
+
+
+async def test_a_source_within_a_source_may_close_the_outer_client(server: Emulator) -> None:
+    async with (
+        nothing_leaks(),
+        asyncio.timeout(10),
+        FilesClient(api_key=KEY, base_url=server.base_url) as outer,
+        FilesClient(api_key=KEY, base_url=server.base_url) as inner,
+    ):
+
+        async def inner_source() -> AsyncIterator[bytes]:
+            yield b"1"
+            await outer.aclose()
+            yield b"2"
+
+        async def outer_source() -> AsyncIterator[bytes]:
+            await inner.upload(inner_source(), purpose="batch")
+            yield b"never"
+
+        with pytest.raises(ClientClosedError):
+            await outer.upload(outer_source(), purpose="batch")
+        await outer.aclose()
+        # The inner upload may have come to its end before it was broken off.
+        assert {file.bytes async for file in inner.list()} <= {len(b"12")}
+
+
+async def test_a_task_that_outlives_the_operation_which_began_it_closes_as_any_other(
+    server: Emulator,
+) -> None:
+    tasks: list[asyncio.Task[None]] = []
+    begin = asyncio.Event()
+
+    async def close_later() -> None:
+        await begin.wait()
+        await files.aclose()
+
+    async def key() -> str:
+        if not tasks:
+            tasks.append(asyncio.create_task(close_later()))
+        return KEY
+
+    async with nothing_leaks(), asyncio.timeout(10):
+        files = FilesClient(api_key=key, base_url=server.base_url)
+        await files.upload(b"x", purpose="batch")
+        uploading = asyncio.ensure_future(files.upload(source_without_end(), purpose="batch"))
+        await asyncio.sleep(0.05)
+        begin.set()
+        await tasks[0]
+        assert uploading.done()
+        with pytest.raises(ClientClosedError):
+            await uploading
+
+
+async def source_without_end() -> AsyncIterator[bytes]:
+    while True:
+        yield CONTENT
+        await asyncio.sleep(0.01)
 
 
 async def test_a_timeout_around_a_call_stays_a_timeout() -> None:
