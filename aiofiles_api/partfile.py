@@ -15,6 +15,7 @@ import os
 import random
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -440,15 +441,8 @@ def _write_all(descriptor: int, chunks: Sequence[bytes | memoryview]) -> None:
 
 def _open_locked(part: str) -> int | None:
     """Open a part file for one process alone; `None` when another one has it, or another user."""
-    while True:
-        # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(part, flags, 0o666)
+    while (descriptor := _open_own(part)) is not None:
         try:
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                # In a directory for many: its owner chose what is in it, and may change it later.
-                os.close(descriptor)
-                return None
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(descriptor, part):
                 return descriptor
@@ -459,6 +453,39 @@ def _open_locked(part: str) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
+    return None
+
+
+def _open_own(part: str) -> int | None:
+    """Open a part file, or make it; `None` if there is one of another user's, or something else.
+
+    In a directory for many, its owner chose what is in it, and may change it later.
+    """
+    # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        with suppress(FileExistsError):
+            return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            descriptor = os.open(part, flags)
+        except FileNotFoundError:
+            continue  # it has been renamed meanwhile: it is a finished file now
+        except OSError:
+            return None  # another user's, a link, a directory: there is no way to continue it
+        if _is_own(os.fstat(descriptor).st_uid, os.path.dirname(part)):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+
+def _is_own(owner: int, directory: str) -> bool:
+    """Return whether the files that this process makes in a directory have this owner."""
+    if owner == os.geteuid():
+        return True
+    # Some file systems give all that is made to one user (FAT, CIFS, NFS's root_squash).
+    with suppress(OSError), tempfile.TemporaryFile(dir=directory) as file:
+        return os.fstat(file.fileno()).st_uid == owner
+    return False
 
 
 def _is_still(descriptor: int, part: str) -> bool:

@@ -12,6 +12,7 @@ import secrets
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -886,21 +887,94 @@ async def test_the_lock_is_held_until_the_part_has_gone(
     assert names(tmp_path) == ([] if end == "discard" else ["file"])
 
 
+async def left_behind(threads: Threads, directory: Path) -> Path:
+    """Leave a part file in an empty directory, and return its path."""
+    part = kept_part(directory / "file", threads)
+    await part.prepare()
+    await part.append([b"left"])
+    await part.keep([])
+    [left] = directory.iterdir()
+    return left
+
+
 async def test_what_another_user_has_left_is_neither_continued_nor_changed(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In a directory for many, as /tmp: its owner chose what is in it.
-    planted = kept_part(tmp_path / "file", threads)
-    await planted.prepare()
-    await planted.append([b"planted"])
-    await planted.keep([])
-    [left] = tmp_path.iterdir()
-    monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
+    left = await left_behind(threads, tmp_path)
+    real, planted = os.fstat, left.stat().st_ino
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        is_planted = status.st_ino == planted
+        return os.stat_result((*status[:4], status.st_uid + is_planted, *status[5:10]))
+
+    monkeypatch.setattr(os, "fstat", fstat)
     part = kept_part(tmp_path / "file", threads)
     assert await part.prepare() == 0
     await part.commit([CONTENT])
     assert (tmp_path / "file").read_bytes() == CONTENT
-    assert left.read_bytes() == b"planted"
+    assert left.read_bytes() == b"left"
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "directory", "socket"])
+async def test_what_cannot_be_opened_where_a_part_file_would_be_is_left_alone(
+    threads: Threads, tmp_path: Path, kind: str
+) -> None:
+    left = await left_behind(threads, tmp_path)
+    left.unlink()
+    (tmp_path / "other").write_bytes(b"other")
+    if kind == "directory":
+        left.mkdir()
+    elif kind == "socket":
+        os.mknod(left, stat.S_IFSOCK | 0o600)
+    else:
+        left.symlink_to(tmp_path / ("other" if kind == "link" else "nothing"))
+    part = kept_part(tmp_path / "file", threads)
+    assert await part.prepare() == 0
+    await part.commit([CONTENT])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert names(tmp_path) == sorted([left.name, "file", "other"])
+
+
+@pytest.mark.parametrize("can_look", [True, False])
+async def test_where_all_files_have_one_owner_what_was_left_is_continued(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, can_look: bool
+) -> None:
+    # On FAT, CIFS or NFS (root_squash) what we make is not ours.
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    left = await left_behind(threads, tmp_path)
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    if not can_look:
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    part = kept_part(tmp_path / "file", threads)
+    assert await part.prepare() == (len(b"left") if can_look else 0)
+    await part.commit([CONTENT])
+    assert (tmp_path / "file").read_bytes() == b"left" * can_look + CONTENT
+    assert names(tmp_path) == (["file"] if can_look else sorted([left.name, "file"]))
+
+
+async def test_a_part_file_that_takes_its_place_while_it_is_opened_is_made_anew(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = await left_behind(threads, tmp_path)
+    real = os.open
+
+    def open_late(path: str, flags: int, *mode: int) -> int:
+        if path == str(left) and not flags & os.O_CREAT:
+            left.rename(tmp_path / "finished")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_late)
+    part = kept_part(tmp_path / "file", threads)
+    assert await part.prepare() == 0
+    await part.commit([CONTENT])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert (tmp_path / "finished").read_bytes() == b"left"
 
 
 def is_locked(path: str) -> bool:
