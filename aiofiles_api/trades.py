@@ -395,7 +395,16 @@ class Uploads(Trade[Upload, FileObject]):
             partial(self.journal.known_ids, self._server),
             self._how.concurrency,
         )
-        await recovery.look(begun, alive_at=self.journal.alive_at)
+        try:
+            await recovery.look(begun, alive_at=self.journal.alive_at)
+            await self._record_found(begun, recovery)
+        except BaseException:
+            # Not written down: the next run must be able to find it.
+            for file in recovery.found.values():
+                self.claims.give_up(file)
+            raise
+
+    async def _record_found(self, begun: Sequence[Row], recovery: Recovery) -> None:
         now = time.time()
         rows = []
         for row in begun:

@@ -784,6 +784,25 @@ async def test_what_was_begun_is_looked_for_before_it_is_sent_again(
         assert await contents(files) == wanted
 
 
+async def test_what_a_look_that_was_broken_off_had_found_is_found_again(
+    server: Emulator, tmp_path: Path
+) -> None:
+    paths = sources(tmp_path / "in", 2)
+    journal = tmp_path / "journal"
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        server.faults = [
+            Fault(Stall("response"), on="upload", times=1),
+            Fault(Stall("request"), on="upload", times=1),
+        ]
+        await begin(server, files, journal, paths, 2)
+        # One of them is found, and while the other one may still come, the run is left.
+        manager = TransferManager(files, journal=journal)
+        await left_behind(server, collected(manager.upload_all(paths, purpose="batch")), 3)
+        outcomes = await collected(manager.upload_all(paths, purpose="batch"))
+        assert sorted(one.attempts for one in outcomes) == [0, 1]
+        assert (await contents(files)).total() == 2
+
+
 @pytest.mark.parametrize("on_uncertain", ["raise", "resend"])
 async def test_the_caller_may_decide_what_becomes_of_what_was_begun(
     server: Emulator, tmp_path: Path, on_uncertain: str
