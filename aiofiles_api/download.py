@@ -258,7 +258,8 @@ async def _read(session: SessionManager, file: str | FileObject, max_bytes: int)
 class ContentStream:
     """A file's content as it comes: an async context manager that is its own async iterator.
 
-    A cut connection is resumed unseen. It drops straight into a `StreamingResponse`.
+    A cut connection is resumed unseen. It drops straight into a `StreamingResponse`, within the
+    context: it is read there alone, because open it holds one of the client's connections.
 
     Attributes:
         length: Bytes from `start` to the end, or `None` where the server does not tell.
@@ -272,6 +273,7 @@ class ContentStream:
         self._session = session
         self._start = start
         self._began: float | None = None
+        self._is_open = False
         self._content = Content(session, file_id(file), start=start, expected=_known_length(file))
 
     @property
@@ -296,6 +298,7 @@ class ContentStream:
                 raise
             msg = f"start: {self._start:,} is beyond the {total:,} bytes of the content"
             raise InvalidArgumentError(msg) from error
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -304,12 +307,15 @@ class ContentStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_open = False
         await self._content.aclose()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
+        if not self._is_open:
+            raise InvalidArgumentError("the stream is not open; read it inside its `async with`")
         async with self._session.operation("streaming", began=self._began):
             chunk = await self._content.read()
         if not chunk:

@@ -46,7 +46,10 @@ Files = Annotated[FilesClient, Depends(files_client)]
 
 
 async def open_content(file_id: str, files: Files) -> AsyncIterator[ContentStream]:
-    """Open a file's content; it is closed when the response is sent, or its caller gone."""
+    """Open a file's content; it is closed when the response is sent, or its caller gone.
+
+    (So it is from FastAPI 0.118 on; before, it was closed too early.)
+    """
     async with files.stream(file_id) as content:
         yield content
 

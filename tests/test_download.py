@@ -411,6 +411,22 @@ async def test_where_the_rest_is_refused_all_is_asked_for_again(tmp_path: Path) 
     assert (tmp_path / "copy").read_bytes() == SMALL
 
 
+async def test_a_stream_is_read_within_its_context_alone(server: Emulator) -> None:
+    async with (
+        nothing_leaks(),
+        FilesClient(api_key=KEY, base_url=server.base_url, max_connections=1) as files,
+    ):
+        file = await files.upload(CONTENT, purpose="batch")
+        content = files.stream(file)
+        with pytest.raises(InvalidArgumentError, match="inside its `async with`"):
+            await anext(content)
+        async with content:
+            assert await anext(content)
+        with pytest.raises(InvalidArgumentError, match="inside its `async with`"):
+            await anext(content)
+        assert await files.read(file) == CONTENT  # there is a connection for it
+
+
 async def test_where_nothing_is_behind_the_offset_and_no_length_told_that_is_looked_up() -> None:
     refused = reply("", status="416 Range Not Satisfiable")
     async with (
