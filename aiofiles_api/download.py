@@ -33,7 +33,7 @@ from aiofiles_api.protocol import (
     retrieve_request,
     status_error,
 )
-from aiofiles_api.resume import Continuation, continue_from
+from aiofiles_api.resume import Continuation, continue_from, refuses_ranges
 from aiofiles_api.session import Exchange, Retries, SessionManager
 
 __all__ = ["ContentStream", "download", "read_content"]
@@ -360,6 +360,7 @@ class Content:
         self._to_skip = 0
         self._end: int | None = None
         self._etag: str | None = None
+        self._takes_ranges = True
         self._is_complete = False
 
     @property
@@ -385,11 +386,17 @@ class Content:
         while not self._is_complete:
             try:
                 exchange = self._exchange or await self._connect()
-                if exchange is not None and (chunk := await self._read_chunk(exchange)):
-                    return chunk
+                if exchange is None:
+                    continue
+                chunk = await self._read_chunk(exchange)
             except APIError as error:
                 await self.aclose()
                 await self._retries.pause(error)
+            else:
+                if chunk:
+                    return chunk
+                await self.aclose()
+                await self._finish()
         return b""
 
     async def aclose(self) -> None:
@@ -399,9 +406,9 @@ class Content:
             await exchange.aclose()
 
     async def _connect(self) -> Exchange | None:
-        """Ask for what is missing; return `None` when the server says that nothing is."""
+        """Ask for what is missing; return `None` where nothing is, or it must be asked for anew."""
         request = self._request
-        if self.position:
+        if self.position and self._takes_ranges:
             request = content_request(self._identifier, offset=self.position, etag=self._etag)
         if self.attempts > 1:
             _log.info("%s: attempt %d, from byte %d", request.what, self.attempts, self.position)
@@ -411,18 +418,28 @@ class Content:
         except BaseException:
             await exchange.aclose()
             raise
-        if found.is_empty:
+        if found is None or found.is_empty:
+            self._is_complete = found is not None
             await exchange.aclose()
-            await self._check_total("the server has no more")
-            self._is_complete = True
             return None
         self._exchange = exchange
         if self._into_buffers:
             exchange.take_in(self._session.receiving.share())
         return exchange
 
-    async def _judge(self, request: Request, exchange: Exchange) -> Continuation:
-        found = continue_from(self.position, status=exchange.status, headers=exchange.headers)
+    async def _judge(self, request: Request, exchange: Exchange) -> Continuation | None:
+        """Return how a reply continues what is in hand; `None` if that takes another request."""
+        is_ranged = request is not self._request
+        try:
+            found = continue_from(self.position, status=exchange.status, headers=exchange.headers)
+        except APIResponseError as error:
+            self._takes_ranges = False
+            raise APIResponseError(f"{request.what}: {error}") from error
+        if found is None and is_ranged and refuses_ranges(exchange.status):
+            # The whole may yet be had, and what is in hand of it be dropped.
+            self._takes_ranges = False
+            self._retries.ask_on()
+            return None
         if found is None:
             raise status_error(request, await exchange.read_reply())
         self._check_encoding(exchange)
@@ -464,27 +481,21 @@ class Content:
                 if end is not None and self.position > end:
                     raise self._wrong_length("the server sends more", end)
             return chunk
-        await self.aclose()
-        await self._finish()
         return b""
 
     async def _finish(self) -> None:
         """Judge whether a reply that has ended is whole, and the content with it."""
         if self._to_skip:
             raise self._wrong_length("the server now sends less than before")
-        if self._end is None:
-            await self._check_total(f"{self.position:,} came")
-            self._is_complete = True
-        elif self.position != self._end:
+        if self._end is not None and self.position != self._end:
             raise self._wrong_length(f"it ends at {self.position:,}", self._end)
-        elif self.position == await self._find_total():
+        total = await self._find_total()
+        if self._end is not None and self.position < total:
+            self._retries.ask_on()  # a server may give less of a range than was asked for
+        elif self.position != total:
+            raise self._wrong_length(f"{self.position:,} came")
+        else:
             self._is_complete = True
-        else:  # a server may give less of a range than was asked for
-            self._retries.ask_on()
-
-    async def _check_total(self, what_came: str) -> None:
-        if self.position != await self._find_total():
-            raise self._wrong_length(what_came)
 
     async def _find_total(self) -> int:
         if self.total is None:

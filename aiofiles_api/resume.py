@@ -1,9 +1,10 @@
 """Pure decision: how does a reply to a request for content continue the bytes in hand?
 
 Nothing promises that a server supports ranges (most compatible ones do not), so resuming is
-opportunistic: 206 continues, 200 begins again and what is in hand is read and dropped, 416 says
-that nothing is there. A 206 for another range than was asked for is refused: appending it would
-corrupt the file (RFC 9110, sections 14 and 15.3.7). It may give less than was asked for.
+opportunistic: 206 continues, 200 begins again and what is in hand is read and dropped, 416 at the
+full length says that nothing is missing. A 206 for another range than was asked for is refused:
+appending it would corrupt the file (RFC 9110, sections 14 and 15.3.7). It may give less than was
+asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import attrs
 
 from aiofiles_api.errors import APIResponseError
 
-__all__ = ["Continuation", "continue_from"]
+__all__ = ["Continuation", "continue_from", "refuses_ranges"]
+
+_REFUSALS = frozenset({400, 405, 416, 501})
 
 
 @attrs.frozen
@@ -26,7 +29,7 @@ class Continuation:
         skip: Bytes at the body's beginning to read and drop.
         total: The whole content's length, if the reply tells it.
         end: The offset behind the last byte of a part; `None` where the body is all there is.
-        is_empty: Nothing is there from the offset on; the body is not content.
+        is_empty: Nothing is there from the offset on; the body is no content.
     """
 
     skip: int
@@ -48,9 +51,15 @@ def continue_from(offset: int, *, status: int, headers: Mapping[str, str]) -> Co
         return Continuation(skip=offset, total=_length(headers))
     if status == 206:  # noqa: PLR2004
         return _judge_partial(offset, headers)
-    if status == 416 and offset:  # noqa: PLR2004
-        return Continuation(skip=0, total=_unsatisfied_total(headers), is_empty=True)
+    total = _unsatisfied_total(headers)
+    if status == 416 and total is not None and total <= offset:  # noqa: PLR2004
+        return Continuation(skip=0, total=total, is_empty=True)
     return None
+
+
+def refuses_ranges(status: int) -> bool:
+    """Return whether a server that gives no range but an error may yet give the whole."""
+    return status in _REFUSALS
 
 
 def _judge_partial(offset: int, headers: Mapping[str, str]) -> Continuation:

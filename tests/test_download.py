@@ -39,6 +39,7 @@ from aiofiles_api import (
     InvalidArgumentError,
     NotFoundError,
     Progress,
+    RetryPolicy,
     Timeouts,
 )
 from aiofiles_api.emulator import Emulator
@@ -394,21 +395,58 @@ async def test_a_part_of_another_length_than_it_says_is_not_built_upon(
     assert os.listdir(tmp_path) == []
 
 
-async def test_where_the_rest_is_refused_all_is_asked_for_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        *(reply("", status=f"{status} No") for status in (400, 405, 416, 501)),
+        reply("", status="416 No", headers={"Content-Range": "bytes */10"}),
+        reply(SMALL[4:], status="206 Partial Content"),
+    ],
+)
+async def test_where_a_range_is_refused_the_whole_is_asked_for(
+    tmp_path: Path, refusal: Script
+) -> None:
     cut = reply(SMALL[:4], length=len(SMALL), close=True)
+    async with (
+        nothing_leaks(),
+        raw_server(cut, refusal, cut, reply(SMALL)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        assert (await files.download(described(), tmp_path / "copy")).attempts == 4
+        ranges = [request.headers.get("range") for request in raw.requests]
+        assert ranges == [None, "bytes=4-", None, None]
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+async def test_a_refused_range_from_the_beginning_on_is_what_it_says() -> None:
     refused = reply("", status="416 Range Not Satisfiable")
     async with (
         nothing_leaks(),
-        raw_server(cut, refused, reply(SMALL)) as raw,
-        client_of(raw, retry=QUICK_RETRIES) as files,
+        raw_server(refused, reply(SMALL), refused, reply(SMALL), refused, refused) as raw,
+        client_of(raw) as files,
     ):
-        assert (await files.download(described(), tmp_path / "copy")).attempts == 3
-        assert [request.headers.get("range") for request in raw.requests] == [
-            None,
-            "bytes=4-",
-            None,
-        ]
-    assert (tmp_path / "copy").read_bytes() == SMALL
+        async with files.stream("file-1", start=4) as content:
+            assert content.length == 6
+            assert b"".join([chunk async for chunk in content]) == SMALL[4:]
+        with pytest.raises(InvalidArgumentError, match="11 is beyond the 10 bytes"):
+            async with files.stream("file-1", start=11):
+                pass
+        with pytest.raises(APIStatusError, match="416"):
+            async with files.stream("file-1", start=4):
+                pass
+
+
+async def test_a_length_that_cannot_be_found_out_ends_the_attempts() -> None:
+    fails = reply("", status="500 Oh")
+    content = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+    async with (
+        nothing_leaks(),
+        raw_server(content, fails, fails, fails) as raw,
+        client_of(raw, retry=RetryPolicy(attempts=3, backoff=0.01)) as files,
+    ):
+        with pytest.raises(InternalServerError):
+            await files.read("file-1")
+        assert len(raw.requests) == 1 + 3
 
 
 async def test_a_stream_is_read_within_its_context_alone(server: Emulator) -> None:
@@ -425,20 +463,6 @@ async def test_a_stream_is_read_within_its_context_alone(server: Emulator) -> No
         with pytest.raises(InvalidArgumentError, match="inside its `async with`"):
             await anext(content)
         assert await files.read(file) == CONTENT  # there is a connection for it
-
-
-async def test_where_nothing_is_behind_the_offset_and_no_length_told_that_is_looked_up() -> None:
-    refused = reply("", status="416 Range Not Satisfiable")
-    async with (
-        nothing_leaks(),
-        raw_server(refused, describe(10), refused, describe(10)) as raw,
-        client_of(raw, retry=QUICK_RETRIES) as files,
-    ):
-        async with files.stream("file-1", start=10) as content:
-            assert [chunk async for chunk in content] == []
-        with pytest.raises(InvalidArgumentError, match="11 is beyond the 10 bytes"):
-            async with files.stream("file-1", start=11):
-                pass
 
 
 async def test_a_wrong_range_is_never_appended(tmp_path: Path) -> None:
