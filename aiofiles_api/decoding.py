@@ -9,6 +9,7 @@ was within a string or an object, all that is left is decoded at once.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ _loads: Callable[[bytes], Any]
 try:
     from orjson import loads as _loads
 except ImportError:
-    from json import loads as _loads
+    _loads = json.loads
 
 __all__ = ["Pieces", "decode", "decode_page"]
 
@@ -51,7 +52,10 @@ def decode(text: bytes) -> Any:  # JSON may be anything
         ValueError: It is none, or nested too deeply.
     """
     try:
-        return _loads(text)
+        with suppress(ValueError):
+            return _loads(text)
+        # orjson knows no half of a surrogate pair, which servers in Python send in a file's name.
+        return json.loads(text)
     except RecursionError:  # from thousands of brackets
         msg = "nested too deeply"
         raise ValueError(msg) from None

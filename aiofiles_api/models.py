@@ -261,30 +261,46 @@ def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
     Raises:
         APIResponseError: One is not an object, or a field is missing or of the wrong kind.
     """
-    described = _as_described(payloads)
-    if described is None:
-        for payload in payloads:
-            yield structure(payload, FileObject)
-        return
+    extras: Iterator[dict[str, object]] | None = None
+    files: Sequence[dict[str, object]] = payloads  # type: ignore[assignment]  # if as described
+    if not _are_as_described(payloads):
+        completed = _completed(payloads)
+        if completed is None:
+            yield from map(_structure_of_page, payloads)
+            return
+        files, extras = completed[0], iter(completed[1])
     # Names of this function are found faster than others, which counts with a million files.
     new, set_attribute = object.__new__, object.__setattr__
-    for fields in described:
-        fields["extra"] = {}
+    for fields in files:
+        fields["extra"] = {} if extras is None else next(extras)
         # All at once: __init__ sets them one by one, which takes several times as long.
         file = new(FileObject)
         set_attribute(file, "__dict__", fields)
         yield file
 
 
-def _as_described(payloads: Sequence[Any]) -> Sequence[dict[str, object]] | None:
-    """Return objects with all fields of a file, each of its kind and no others; or `None`."""
-    if _are_as_described(payloads):
-        return payloads
+def _structure_of_page(payload: object) -> FileObject:
     try:
-        filled = [{**_OPTIONAL, **payload} for payload in payloads]
+        return structure(payload, FileObject)
+    except APIResponseError as error:
+        raise APIResponseError(f"listing files: {error}; check base_url") from error
+
+
+def _completed(
+    payloads: Sequence[Any],
+) -> tuple[list[dict[str, object]], list[dict[str, object]]] | None:
+    """Add to objects what the API leaves out, and take off what it does not know.
+
+    Returns:
+        The objects and what was taken off them, or `None` if they are not as described even so.
+    """
+    try:
+        unknown = sorted(set().union(*payloads) - _FILE_FIELDS)
+        files = [{**_OPTIONAL, **payload} for payload in payloads]
     except TypeError:  # one is no object
         return None
-    return filled if _are_as_described(filled) else None
+    extras = [{name: file.pop(name) for name in unknown if name in file} for file in files]
+    return (files, extras) if _are_as_described(files) else None
 
 
 def _are_as_described(payloads: Sequence[object]) -> bool:

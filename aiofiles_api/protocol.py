@@ -16,7 +16,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, TypeAlias, TypeVar
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 import attrs
 
@@ -58,6 +58,8 @@ __all__ = [
     "upload_fields",
     "upload_request",
 ]
+
+_FILES = "files/"
 
 _LONGEST_TEXT = 64 * 1024
 _LONGEST_BODY = 2_000
@@ -235,7 +237,7 @@ def content_request(identifier: str, *, offset: int = 0, etag: str | None = None
 
 def _path(identifier: str) -> str:
     # What an id may hold that is not ASCII must be encoded in a URL.
-    return "files/" + quote(identifier, safe=":@!$&'()*+,;=")
+    return _FILES + quote(identifier, safe=":@!$&'()*+,;=")
 
 
 def upload_fields(purpose: str, expires_after: ExpiresAfter | None) -> dict[str, str]:
@@ -264,12 +266,18 @@ def upload_request(filename: str, content_type: str, idempotency_key: str | None
 
 def read_file(request: Request, reply: Reply) -> FileObject:
     """Read the description of a file."""
-    return _structured(request, reply, FileObject)
+    return _structured(request, reply, _json(request, reply, decode), FileObject)
 
 
 def read_deleted(request: Request, reply: Reply) -> DeletedFile:
-    """Read the confirmation of a deletion."""
-    return _structured(request, reply, DeletedFile)
+    """Read the confirmation of a deletion; some servers say no more than that it was a success."""
+    identifier = unquote(request.path.removeprefix(_FILES))
+    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES and not reply.body:
+        return DeletedFile(identifier)
+    payload = _json(request, reply, decode)
+    if isinstance(payload, dict) and "error" not in payload:
+        payload = {**payload, "id": payload.get("id") or identifier}
+    return _structured(request, reply, payload, DeletedFile)
 
 
 def read_page(request: Request, reply: Reply) -> RawPage:
@@ -387,8 +395,7 @@ def _checked_purpose(purpose: str) -> str:
     return str.__str__(purpose)  # not what its class makes of it
 
 
-def _structured(request: Request, reply: Reply, model: type[_Model]) -> _Model:
-    payload = _json(request, reply, decode)
+def _structured(request: Request, reply: Reply, payload: object, model: type[_Model]) -> _Model:
     try:
         return structure(payload, model)
     except APIResponseError as error:

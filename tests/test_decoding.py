@@ -177,6 +177,11 @@ def test_a_word_that_is_in_a_page_is_never_missed(word: str, *, in_ascii: bool) 
     assert not pieces.mentions("file-2")
 
 
+@pytest.mark.usefixtures("_with_each_parser")
+def test_half_of_a_surrogate_pair_is_read_as_python_s_servers_send_it() -> None:
+    assert decode(rb'["caf\udce9"]') == ["caf\udce9"]
+
+
 def test_where_orjson_is_not_installed_the_parser_is_python_s_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
