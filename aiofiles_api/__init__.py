@@ -40,6 +40,7 @@ from aiofiles_api.errors import (
     SourceChangedError,
     SourceError,
     SourceNotReplayableError,
+    UncertainServerError,
     UnprocessableEntityError,
     UploadUncertainError,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "SourceNotReplayableError",
     "Timeouts",
     "TransferManager",
+    "UncertainServerError",
     "UnprocessableEntityError",
     "UploadItem",
     "UploadUncertainError",

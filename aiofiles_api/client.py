@@ -178,7 +178,8 @@ class FilesClient:
             InvalidArgumentError: An argument cannot work; nothing was sent.
             SourceError: The source is missing, or cannot be read.
             SourceNotReplayableError: An attempt failed, and the source cannot be read again.
-            UploadUncertainError: It may be stored or not; `.candidates` may be it.
+            UploadUncertainError: It may be stored or not; `.candidates` may be it. Where 5xx came,
+                it is an `UncertainServerError`, which is an `InternalServerError` too.
             SourceChangedError: Its length changed while it was sent; nothing was stored.
             IntegrityError: The server stored another number of bytes; `.file` is what it stored.
             APIError: The server refused it, or could not be reached.

@@ -22,6 +22,7 @@
     ├── DestinationError              the downloaded file cannot be put where it was asked for
     ├── IntegrityError                length or checksum do not match; nothing at the destination
     ├── UploadUncertainError          all was sent, no reply came: it may or may not be stored
+    │   └── UncertainServerError      the same where 5xx came, and one of those too
     ├── ProcessingError               the service could not process the file
     └── JournalError                  the record of a bulk run cannot be used
 
@@ -62,6 +63,7 @@ __all__ = [
     "SourceChangedError",
     "SourceError",
     "SourceNotReplayableError",
+    "UncertainServerError",
     "UnprocessableEntityError",
     "UploadUncertainError",
 ]
@@ -250,6 +252,23 @@ class UploadUncertainError(FilesError):
     def __init__(self, message: str, *, candidates: tuple[FileObject, ...] = ()) -> None:
         super().__init__(message)
         self.candidates = candidates
+
+
+class UncertainServerError(UploadUncertainError, InternalServerError):
+    """5xx came when the whole body was sent, and whether the file is stored cannot be found out.
+
+    It has the attributes of both; trying again may leave a duplicate, so it is not `retryable`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: InternalServerError,
+        candidates: tuple[FileObject, ...] = (),
+    ) -> None:
+        FilesError.__init__(self, message)
+        self.__dict__.update(vars(error), retryable=False, candidates=candidates)
 
 
 class ProcessingError(FilesError):

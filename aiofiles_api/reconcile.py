@@ -37,7 +37,9 @@ from aiofiles_api.errors import (
     APITimeoutError,
     FilesError,
     IntegrityError,
+    InternalServerError,
     SourceNotReplayableError,
+    UncertainServerError,
     UploadUncertainError,
 )
 from aiofiles_api.models import FileObject, structure_files
@@ -53,7 +55,15 @@ from aiofiles_api.protocol import (
 from aiofiles_api.session import SessionManager
 from aiofiles_api.sources import Source
 
-__all__ = ["Claims", "Kind", "OnUncertain", "Uncertain", "digest_of_content", "find_stored"]
+__all__ = [
+    "Claims",
+    "Kind",
+    "OnUncertain",
+    "Uncertain",
+    "digest_of_content",
+    "find_stored",
+    "uncertain_error",
+]
 
 OnUncertain: TypeAlias = Literal["reconcile", "resend", "raise"]
 """What to do when it is not known whether an upload was stored.
@@ -157,6 +167,7 @@ class Uncertain:
         length: Its length in bytes.
         began: When the upload began, by `time.monotonic()`.
         newest_before: The highest `created_at` that was known then; 0 for none.
+        error: Why it is not known.
     """
 
     request: Request
@@ -166,6 +177,7 @@ class Uncertain:
     length: int
     began: float
     newest_before: int
+    error: FilesError
 
     @property
     def kind(self) -> Kind:
@@ -174,13 +186,14 @@ class Uncertain:
 
 
 async def find_stored(
-    session: SessionManager, claims: Claims, upload: Uncertain, error: FilesError
+    session: SessionManager, claims: Claims, upload: Uncertain
 ) -> FileObject | None:
     """Return the file that an uncertain upload has become, claimed, or `None` if there is none.
 
     Raises:
         UploadUncertainError: It cannot be found out.
     """
+    error = upload.error
     is_timeout = isinstance(error, APITimeoutError) or (
         isinstance(error, APIStatusError) and error.status_code == 504  # noqa: PLR2004 - Gateway Timeout
     )
@@ -204,12 +217,11 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
     try:
         digest = await _digest_of_source(session, upload)
     except SourceNotReplayableError as error:
-        msg = (
-            f"{upload.request.what}: all was sent and no reply came; the source cannot be read"
-            f" again to compare it with {_names(candidates)}: compare and delete by hand, or"
-            " upload with spool=True"
+        rest = (
+            f"the source cannot be read again to compare it with {_names(candidates)}: compare and"
+            " delete by hand, or upload with spool=True"
         )
-        raise UploadUncertainError(msg, candidates=candidates) from error
+        raise uncertain_error(upload.request, upload.error, rest, candidates) from error
     hidden: list[FileObject] = []
     for candidate in candidates:
         compare = partial(digest_of_content, session, candidate)
@@ -220,7 +232,7 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
             hidden.append(candidate)
     if hidden:
         _log.warning(
-            "%s: all was sent and no reply came; %s may be it, but the server does not show the"
+            "%s: all was sent and no result came; %s may be it, but the server does not show the"
             " content: sending it again, which may leave a duplicate",
             upload.request.what,
             _names(hidden),
@@ -237,11 +249,31 @@ async def _explained(
     try:
         return await step()
     except (APIError, IntegrityError) as error:
-        msg = (
-            f"{upload.request.what}: all was sent and no reply came, and the look whether it is"
-            f" stored failed: {error}; look yourself before you send it again"
+        rest = (
+            f"the look whether it is stored failed: {error}; look yourself before you send it again"
         )
-        raise UploadUncertainError(msg, candidates=candidates) from error
+        raise uncertain_error(upload.request, upload.error, rest, candidates) from error
+
+
+def uncertain_error(
+    request: Request,
+    error: FilesError | None,
+    rest: str,
+    candidates: tuple[FileObject, ...] = (),
+) -> UploadUncertainError:
+    """Make the error for an upload of which nobody knows whether it is stored.
+
+    Args:
+        request: The upload's.
+        error: What came instead of an answer, if anything did.
+        rest: Why it cannot be found out, and what to do.
+        candidates: Files on the server that may be it.
+    """
+    sent = f"{request.what}: all was sent and"
+    if isinstance(error, InternalServerError):
+        msg = f"{sent} the server answered {error.status_code}; {rest}"
+        return UncertainServerError(msg, error=error, candidates=candidates)
+    return UploadUncertainError(f"{sent} no reply came; {rest}", candidates=candidates)
 
 
 async def _candidates(

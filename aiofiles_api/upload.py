@@ -33,7 +33,14 @@ from aiofiles_api.models import ExpiresAfter, FileObject, check_text
 from aiofiles_api.multipart import Envelope, seal
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import read_file, upload_fields, upload_request
-from aiofiles_api.reconcile import Claims, Kind, OnUncertain, Uncertain, find_stored
+from aiofiles_api.reconcile import (
+    Claims,
+    Kind,
+    OnUncertain,
+    Uncertain,
+    find_stored,
+    uncertain_error,
+)
 from aiofiles_api.sendfile import Span
 from aiofiles_api.session import Retries, SessionManager
 from aiofiles_api.sources import (
@@ -230,7 +237,7 @@ class _Sending:
             error,
         )
         if on_uncertain == "raise":
-            raise self.uncertain() from error
+            raise self.uncertain(error) from error
         uncertain = Uncertain(
             request=self._request,
             purpose=purpose,
@@ -239,8 +246,9 @@ class _Sending:
             length=length,
             began=self._began,
             newest_before=self._newest_before,
+            error=error,
         )
-        found = await find_stored(self._session, self._claims, uncertain, error)
+        found = await find_stored(self._session, self._claims, uncertain)
         if found is not None:
             self._meter.finish()
         return found
@@ -260,13 +268,10 @@ class _Sending:
             raise SourceNotReplayableError(msg) from error
         await self._retries.wait(delay, error)
 
-    def uncertain(self) -> UploadUncertainError:
+    def uncertain(self, error: APIError | None = None) -> UploadUncertainError:
         """Make the error for an upload of which nobody knows whether it is stored."""
-        msg = (
-            f"{self._request.what}: all was sent and no reply came, so it may or may not be"
-            " stored; list the files before you send it again"
-        )
-        return UploadUncertainError(msg)
+        rest = "it may or may not be stored: list the files before you send it again"
+        return uncertain_error(self._request, error, rest)
 
 
 class _FormBody:

@@ -43,6 +43,7 @@ PARENTS = {
     "DestinationError": errors.FilesError,
     "IntegrityError": errors.FilesError,
     "UploadUncertainError": errors.FilesError,
+    "UncertainServerError": errors.UploadUncertainError,
     "ProcessingError": errors.FilesError,
     "JournalError": errors.FilesError,
 }
@@ -57,7 +58,11 @@ RETRYABLE_BY_DEFAULT = {
 
 def make(name: str) -> errors.FilesError:
     kind = getattr(errors, name)
-    if issubclass(kind, errors.APIStatusError):
+    error: object
+    if name == "UncertainServerError":
+        failed = make("InternalServerError")
+        error = kind("perhaps", error=failed, candidates=(FILE,))
+    elif issubclass(kind, errors.APIStatusError):
         error = kind(
             "deleting file-1: 400 no",
             status_code=400,
@@ -151,6 +156,15 @@ def assert_same(other: errors.FilesError, error: errors.FilesError) -> None:
         files = getattr(other, attribute, None)
         if isinstance(files, FileObject):
             assert files.extra == FILE.extra
+
+
+def test_an_uncertain_server_error_is_both() -> None:
+    error = make("UncertainServerError")
+    assert isinstance(error, errors.InternalServerError)
+    assert (str(error), error.status_code, error.code) == ("perhaps", 400, "c")
+    assert isinstance(error, errors.UploadUncertainError)
+    assert error.candidates == (FILE,)
+    assert error.retryable is False
 
 
 def test_a_status_error_has_all_that_the_server_said() -> None:

@@ -28,9 +28,10 @@ from aiofiles_api import (
     SourceError,
     SourceNotReplayableError,
     Timeouts,
+    UncertainServerError,
     UploadUncertainError,
 )
-from aiofiles_api.reconcile import Claims
+from aiofiles_api.reconcile import Claims, OnUncertain
 
 pytestmark = pytest.mark.anyio
 
@@ -259,6 +260,19 @@ async def test_a_look_that_fails_for_good_leaves_it_uncertain_and_never_sends_ag
             await files.upload(CONTENT, purpose="batch")
     assert shelf.posts == 1
     assert caught.value.candidates == ()
+
+
+@pytest.mark.parametrize("on_uncertain", ["reconcile", "raise"])
+async def test_a_server_that_fails_whatever_it_is_asked_is_one_that_fails(
+    on_uncertain: OnUncertain,
+) -> None:
+    shelf = Shelf(losses=100, lose="503 Busy", list_failures=100)
+    async with shelved(shelf) as (_, files):
+        with pytest.raises(InternalServerError, match="the server answered 503") as caught:
+            await files.upload(CONTENT, purpose="batch", on_uncertain=on_uncertain)
+    assert isinstance(caught.value, UncertainServerError)
+    assert (caught.value.status_code, caught.value.retryable) == (503, False)
+    assert shelf.posts == 1
 
 
 async def test_a_candidate_that_cannot_be_read_leaves_it_uncertain() -> None:
