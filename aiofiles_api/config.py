@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import attrs
 
@@ -18,7 +19,7 @@ from aiofiles_api.errors import ConfigurationError
 from aiofiles_api.pacing import rate_of_each_endpoint
 from aiofiles_api.retry import RetryPolicy
 
-__all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key", "checked_proxy"]
+__all__ = ["ApiKey", "Config", "Secret", "Timeouts", "checked_key", "proxy_of_environment"]
 
 ApiKey: TypeAlias = str | Callable[[], Awaitable[str]]
 """A key, or a callable that is awaited for a fresh one before each request."""
@@ -120,6 +121,13 @@ class Config:
         Raises:
             ConfigurationError: There is no key, or a setting cannot work.
         """
+        for setting, given_as, kind in (
+            ("timeouts", timeouts, Timeouts),
+            ("retry", retry, RetryPolicy),
+        ):
+            if not isinstance(given_as, kind):
+                msg = f"{setting}: pass {kind.__name__}(...), not {type(given_as).__name__}"
+                raise ConfigurationError(msg)
         if type(max_connections) is not int or max_connections < 1:
             msg = f"max_connections is {max_connections!r}; pass 1 or more"
             raise ConfigurationError(msg)
@@ -209,6 +217,20 @@ def checked_proxy(proxy: str, where: str) -> str:
         msg = f"{where}: it {problem}; pass one like http://proxy.example:3128"
         raise ConfigurationError(msg)
     return proxy
+
+
+def proxy_of_environment(proxy: str, where: str) -> str:
+    """Return a proxy's URL, as other programs understand a variable that names one.
+
+    It may be just a host and a port, and hold a password with letters that a URL has not.
+
+    Raises:
+        ConfigurationError: It is not the URL of an HTTP proxy.
+    """
+    proxy = quote(proxy.strip(), safe=string.digits + string.ascii_letters + string.punctuation)
+    if not re.match(r"(?i)[a-z][a-z0-9+.-]*://", proxy):
+        proxy = f"http://{proxy.removeprefix('//')}"
+    return checked_proxy(proxy, where)
 
 
 def _problem_of_address(url: str) -> str | None:

@@ -31,7 +31,9 @@ from aiofiles_api.protocol import (
     content_request,
     read_file,
     retrieve_request,
+    scrub,
     status_error,
+    without_secrets,
 )
 from aiofiles_api.resume import Continuation, continue_from, refuses_ranges
 from aiofiles_api.session import Exchange, Retries, SessionManager
@@ -129,7 +131,7 @@ class _Transfer:
                 await self._fill(self.resumed_from)
             except IntegrityError as error:
                 # Pieces of different attempts may not belong together: once more, in one.
-                _log.warning("%s; trying once more from the beginning", error)
+                _log.info("%s; trying once more from the beginning", error)
                 self._batch.take()
                 await self._part.restart()
                 self.resumed_from = 0
@@ -151,7 +153,11 @@ class _Transfer:
             if kept is not None:
                 return kept
             file = await self._session.call(retrieve_request(file_id(file)), read_file)
-        return await self._part.prepare(file.filename, fallback=file.id) or 0
+        # What echoes the key shall not be a file's name, nor be in a message about it.
+        name, identifier = (
+            without_secrets(it, self._session.secrets) for it in (file.filename, file.id)
+        )
+        return await self._part.prepare(name, fallback=identifier) or 0
 
     async def _fill(self, start: int) -> None:
         """Bring the content in from `start` on; one batch is written while the next one comes."""
@@ -175,6 +181,8 @@ class _Transfer:
         finally:
             self.attempts = earlier + content.attempts
             await content.aclose()
+        if self.attempts != attempt:  # nothing has come, and nothing was missing
+            self._meter.begin(content.total, attempt=self.attempts, done=content.position)
         await self._part.commit(self._batch.take())
         self.bytes = content.position
         self._meter.finish()
@@ -235,7 +243,7 @@ async def read_content(session: SessionManager, file: str | FileObject, *, max_b
         try:
             return await _read(session, file, max_bytes)
         except IntegrityError as error:
-            _log.warning("%s; trying once more from the beginning", error)
+            _log.info("%s; trying once more from the beginning", error)
             return await _read(session, file, max_bytes)
 
 
@@ -460,8 +468,9 @@ class Content:
     def _check_encoding(self, exchange: Exchange) -> None:
         encoding = exchange.headers.get("Content-Encoding", "identity")
         if encoding.lower() != "identity":
+            shown = scrub(encoding, self._session.secrets)[:40]
             msg = (
-                f"downloading {self._identifier}: the content comes encoded as {encoding[:40]!r},"
+                f"downloading {self._identifier}: the content comes encoded as {shown!r},"
                 " which was not asked for; have the proxy in between leave it as it is"
             )
             raise APIResponseError(msg, retryable=False)

@@ -23,7 +23,7 @@ from aiofiles_api.errors import (
     UnprocessableEntityError,
 )
 from aiofiles_api.models import FileObject, FilePage, structure_files
-from aiofiles_api.protocol import ListQuery, RawPage, list_request, read_page
+from aiofiles_api.protocol import ListQuery, RawPage, list_request, read_page, scrub
 from aiofiles_api.session import SessionManager
 from aiofiles_api.threads import settle
 
@@ -130,8 +130,9 @@ async def _fetch_pages(
         if guard.has_seen(cursor) or await _names(page, query.after):
             if page.has_more is None and query.after != first_after:
                 return  # a server without pages: the first one was everything
+            shown = scrub(query.after or "", session.secrets)[:80]
             msg = (
-                f"listing files: the server repeats what came before {query.after!r}; it does"
+                f"listing files: the server repeats what came before {shown!r}; it does"
                 " not page as the API promises: list without after=, and pass max_items= to"
                 " take the first page alone"
             )

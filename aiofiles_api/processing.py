@@ -16,31 +16,36 @@ _DONE = frozenset({None, "processed", "succeeded"})
 _FAILED = frozenset({"error", "failed", "cancelled", "canceled", "deleted"})
 """The API's own words and those of Azure; any other status is one on the way."""
 
+_LONGEST_STATUS = 80
+_LONGEST_REASON = 1_000
+
 
 async def wait_for_processing(
     session: SessionManager, file: str | FileObject, *, timeout: float, poll_interval: float
 ) -> FileObject:
     """Ask for a file again and again until its status is final."""
     identifier = file_id(file)
-    if not (timeout >= 0 and poll_interval > 0):
-        msg = f"timeout {timeout} must be 0 or more seconds, and poll_interval {poll_interval} more"
-        raise InvalidArgumentError(msg)
+    for name, seconds, least in (("timeout", timeout, 0.0), ("poll_interval", poll_interval, 1e-6)):
+        if not isinstance(seconds, int | float) or not seconds >= least:
+            msg = f"{name}: {seconds!r} is no time; pass seconds, more than 0"
+            raise InvalidArgumentError(msg)
     give_up_at = time.monotonic() + timeout
     with session.registered():
         while True:
             described = await session.call(retrieve_request(identifier), read_file)
             if described.status in _DONE:
                 return described
+            status = scrub(described.status or "", session.secrets)[:_LONGEST_STATUS]
             if described.status in _FAILED:
-                why = scrub(described.status_details or "", session.secrets)
-                why = why or "the service does not say why"
-                msg = f"processing {identifier}: {described.status}: {why}; upload a corrected file"
+                why = described.status_details or "the service does not say why"
+                why = scrub(why, session.secrets)[:_LONGEST_REASON]
+                msg = f"processing {identifier}: {status}: {why}; upload a corrected file"
                 raise ProcessingError(msg, file=described)
             remaining = give_up_at - time.monotonic()
             if remaining <= 0:
                 msg = (
-                    f"processing {identifier}: still {described.status!r} after {timeout:g} s;"
-                    " pass a longer timeout="
+                    f"processing {identifier}: still {status!r} after {timeout:g} s; pass a longer"
+                    " timeout="
                 )
                 raise APITimeoutError(msg)
             await asyncio.sleep(min(poll_interval, remaining))

@@ -57,6 +57,7 @@ __all__ = [
     "status_error",
     "upload_fields",
     "upload_request",
+    "without_secrets",
 ]
 
 _FILES = "files/"
@@ -139,11 +140,16 @@ class Reply:
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
     """Return `text` without the secrets, in whatever case, and without control characters."""
+    return re.sub(_UNPRINTABLE, "\ufffd", without_secrets(text, secrets))
+
+
+def without_secrets(text: str, secrets: tuple[str, ...]) -> str:
+    """Return `text` with "***" for each secret, in whatever case."""
     for secret in secrets:
         # Shorter ones than this are no secret, and removing them would garble every word.
         if len(secret) >= 6:  # noqa: PLR2004
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
-    return re.sub(_UNPRINTABLE, "\ufffd", text)
+    return text
 
 
 @attrs.frozen

@@ -36,7 +36,7 @@ from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohtt
 
 from aiofiles_api.buffers import Buffers
 from aiofiles_api.chunked import ChunkedWriter
-from aiofiles_api.config import Config, Secret, checked_key, checked_proxy
+from aiofiles_api.config import Config, Secret, checked_key, proxy_of_environment
 from aiofiles_api.errors import (
     APIConnectionError,
     APIError,
@@ -405,9 +405,7 @@ class SessionManager:
             if proxy is None or (host and proxy_bypass(host)):
                 self._proxies[where] = None
             else:
-                # As other programs understand a variable that says just a host and a port.
-                proxy = proxy if "://" in proxy else f"http://{proxy}"
-                self._proxies[where] = checked_proxy(proxy, f"{scheme.upper()}_PROXY")
+                self._proxies[where] = proxy_of_environment(proxy, f"{scheme.upper()}_PROXY")
         return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------

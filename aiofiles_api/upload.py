@@ -32,7 +32,7 @@ from aiofiles_api.errors import (
 from aiofiles_api.models import ExpiresAfter, FileObject, check_text
 from aiofiles_api.multipart import Envelope, seal
 from aiofiles_api.progress import Meter, ProgressSink
-from aiofiles_api.protocol import read_file, upload_fields, upload_request
+from aiofiles_api.protocol import read_file, scrub, upload_fields, upload_request
 from aiofiles_api.reconcile import (
     Claims,
     Kind,
@@ -58,6 +58,9 @@ __all__ = ["upload"]
 _log = logging.getLogger("aiofiles_api")
 
 _WAYS: tuple[str, ...] = get_args(OnUncertain)
+
+_LONGEST_ID = 80
+"""Characters of an id that a message shows."""
 
 _SINGLE = 256 * 1024
 """A source up to this length is sent in one piece with its envelope."""
@@ -197,9 +200,10 @@ class _Sending:
     def _check_length(self, file: FileObject) -> None:
         sent = 0 if self._body is None else self._body.seen
         if file.bytes != sent:
+            identifier = scrub(file.id, self._session.secrets)[:_LONGEST_ID]
             msg = (
                 f"{self._request.what}: {sent:,} bytes were sent, but the server stored"
-                f" {file.bytes:,} as {file.id}; delete it and upload again, or, where a gateway"
+                f" {file.bytes:,} as {identifier}; delete it and upload again, or, where a gateway"
                 " converts files by intent, take this error's .file"
             )
             raise IntegrityError(msg, file=file)

@@ -432,6 +432,18 @@ def test_delete_refuses_to_delete_without_a_terminal_or_yes(
     assert server.files() == [file]
 
 
+@pytest.mark.parametrize(
+    "arguments", [("list", "--after", "a/b"), ("list", "--page-size", "0"), ("list", "-p", "")]
+)
+def test_what_cannot_be_asked_for_is_a_wrong_call(
+    server: Server, command: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    ran = command(*arguments)
+    assert server.files() == []
+    assert ran.status == 2
+    assert len(ran.err.splitlines()) == 1
+
+
 def test_delete_deletes_with_yes(server: Server, command: CommandLine) -> None:
     files = [server.put(b"1", name) for name in "ab"]
     ran = command("delete", files[0].id, "file-none", "--yes")

@@ -354,8 +354,9 @@ async def test_waiting_is_bounded() -> None:
     async with raw_server(reply(with_status("uploaded"))) as raw, client_of(raw) as files:
         with pytest.raises(APITimeoutError, match="still 'uploaded'"):
             await files.wait_for_processing("file-1", timeout=0.02, poll_interval=0.005)
-        with pytest.raises(InvalidArgumentError, match="poll_interval"):
-            await files.wait_for_processing("file-1", poll_interval=0)
+        for interval in (0, None, "1", float("nan")):
+            with pytest.raises(InvalidArgumentError, match=r"poll_interval: .* is no time"):
+                await files.wait_for_processing("file-1", poll_interval=interval)  # type: ignore[arg-type]
 
 
 async def test_a_held_connection_does_not_hold_up_the_close() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from aiofiles_api import ConfigurationError, FilesClient, RetryPolicy, Timeouts
-from aiofiles_api.config import ApiKey, Config, Secret, checked_key
+from aiofiles_api.config import ApiKey, Config, Secret, checked_key, proxy_of_environment
 
 KEY = "sk-proj-0123456789"
 
@@ -302,6 +302,28 @@ def test_parameters_are_kept_in_their_order_as_strings() -> None:
 def test_fewer_than_one_connection_is_refused(count: int) -> None:
     with pytest.raises(ConfigurationError, match=r"max_connections is .*; pass 1 or more"):
         read(max_connections=count)
+
+
+@pytest.mark.parametrize("name", ["timeouts", "retry"])
+def test_what_holds_several_settings_is_of_its_own_kind(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{name}: pass \w+\(\.\.\.\), not int$"):
+        read(**{name: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("variable", "proxy"),
+    [
+        ("proxy.example:3128", "http://proxy.example:3128"),
+        ("//proxy.example", "http://proxy.example"),
+        (" HTTPS://proxy.example/\n", "HTTPS://proxy.example/"),
+        ("user:p\u00e4 ss@proxy.example", "http://user:p%C3%A4%20ss@proxy.example"),
+        ("http://user:a%20b@[::1]:1", "http://user:a%20b@[::1]:1"),
+    ],
+)
+def test_a_proxy_of_the_environment_is_taken_as_other_programs_do(
+    variable: str, proxy: str
+) -> None:
+    assert proxy_of_environment(variable, "HTTP_PROXY") == proxy
 
 
 @pytest.mark.parametrize("name", [field.name for field in attrs.fields(Timeouts)])

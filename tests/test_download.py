@@ -449,6 +449,15 @@ async def test_a_length_that_cannot_be_found_out_ends_the_attempts() -> None:
         assert len(raw.requests) == 1 + 3
 
 
+async def test_the_progress_of_nothing_is_that_of_one_attempt(
+    server: Emulator, files: FilesClient, tmp_path: Path
+) -> None:
+    file = await files.upload(b"", purpose="batch")
+    seen: list[Progress] = []
+    await files.download(file, tmp_path / "copy", progress=seen.append)
+    assert seen[-1] == Progress(0, 0, 1)
+
+
 async def test_a_stream_is_read_within_its_context_alone(server: Emulator) -> None:
     async with (
         nothing_leaks(),

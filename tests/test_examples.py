@@ -61,20 +61,19 @@ class App:
 
 @asynccontextmanager
 async def fastapi_app(base_url: str) -> AsyncIterator[App]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--log-level=warning",
-        f"--app-dir={EXAMPLES}",
-        f"--port={port}",
-        "fastapi_app:app",
-        env=environment(base_url),
-    )
-    url = f"http://127.0.0.1:{port}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--log-level=warning",
+            f"--app-dir={EXAMPLES}",
+            f"--fd={listener.fileno()}",
+            "fastapi_app:app",
+            env=environment(base_url),
+            pass_fds=[listener.fileno()],
+        )
     try:
         async with aiohttp.ClientSession() as http:
             await wait_until_up(http, url)

@@ -8,6 +8,8 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from conftest import (
@@ -452,6 +454,54 @@ async def test_the_key_is_in_nothing_that_is_shown(
         assert KEY not in repr(files)
     assert KEY not in text_of(caught.value)
     assert KEY not in caplog.text
+
+
+async def wait(files: FilesClient) -> object:
+    return await files.wait_for_processing("file-1", timeout=0)
+
+
+async def upload(files: FilesClient) -> object:
+    return await files.upload(b"12345", purpose="batch")
+
+
+async def read(files: FilesClient) -> object:
+    return await files.read("file-1")
+
+
+async def list_all(files: FilesClient) -> object:
+    return [file async for file in files.list()]
+
+
+def described(**fields: object) -> str:
+    return json.dumps(json.loads(FILE) | fields)
+
+
+@pytest.mark.parametrize(
+    ("operation", "script"),
+    [
+        (wait, reply(described(status=KEY))),
+        (wait, reply(described(status="error", status_details=f"{KEY} is wrong"))),
+        (wait, reply(described(status="error", status_details="x" * 1_000_000))),
+        (upload, reply(described(id=KEY))),
+        (read, reply(b"1", headers={"Content-Encoding": KEY})),
+        (list_all, reply(f'{{"data": [{described(id=KEY)}], "has_more": true}}')),
+    ],
+)
+async def test_what_a_message_takes_from_a_good_reply_is_short_and_without_the_key(
+    operation: Callable[[FilesClient], Awaitable[object]], script: Script
+) -> None:
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(FilesError) as caught:
+            await operation(files)
+    assert KEY not in str(caught.value)
+    assert len(str(caught.value)) < 1_200
+
+
+async def test_what_echoes_the_key_is_no_files_name(tmp_path: Path) -> None:
+    script = reply(described(filename=f"{KEY}.txt"))
+    async with raw_server(script, reply("1")) as raw, client_of(raw) as files:
+        result = await files.download("file-1", tmp_path)
+    assert result.path == tmp_path / "___.txt"
 
 
 async def test_a_fetched_key_and_the_callers_own_headers_are_scrubbed_too() -> None:

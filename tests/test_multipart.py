@@ -97,8 +97,9 @@ def test_the_reader_of_aiohttp_reads_printable_filenames_back(
     loop: asyncio.AbstractEventLoop, filename: str
 ) -> None:
     envelope = seal({}, filename=filename, content_type="text/plain")
-    # It cuts directories off, and reads escapes and encoded bytes, which browsers do not write.
-    if not set(filename) & set('/\\%"'):
+    # It cuts directories off, reads escapes and encoded bytes, which browsers do not write, and
+    # cannot read two semicolons.
+    if not set(filename) & set('/\\%"') and filename.count(";") < 2:
         part = loop.run_until_complete(read_back(envelope, b""))[-1]
         assert part[:2] == ("file", filename)
 

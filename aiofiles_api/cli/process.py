@@ -1,7 +1,7 @@
 """The process around a command: its streams, its signals and its exit status.
 
 0: all went well. 1: something failed, and standard error says what. 2: the command line cannot be
-understood. 128 + n: it was ended by signal n, as a shell reports that.
+understood, or asks for what cannot be. 128 + n: it was ended by signal n, as a shell reports that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 
 from cyclopts import CycloptsError
 
-from aiofiles_api import FilesError
+from aiofiles_api import FilesError, InvalidArgumentError
 from aiofiles_api.cli.app import app
 from aiofiles_api.cli.screen import Screen
 
@@ -49,6 +49,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _abandon_output()
         status = _CUT_OFF
     except* CycloptsError as group:
+        _complain(_first(group))
+        status = _MISUSED
+    except* InvalidArgumentError as group:
         _complain(_first(group))
         status = _MISUSED
     except* FilesError as group:
