@@ -201,6 +201,9 @@ def _checked_base_url(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
+_PRINTED = string.digits + string.ascii_letters + string.punctuation
+
+
 def checked_proxy(proxy: str, where: str) -> str:
     """Return a proxy's URL, if it is one.
 
@@ -227,7 +230,7 @@ def proxy_of_environment(proxy: str, where: str) -> str:
     Raises:
         ConfigurationError: It is not the URL of an HTTP proxy.
     """
-    proxy = quote(proxy.strip(), safe=string.digits + string.ascii_letters + string.punctuation)
+    proxy = quote(proxy.strip(), safe=_PRINTED, errors="surrogateescape")
     if not re.match(r"(?i)[a-z][a-z0-9+.-]*://", proxy):
         proxy = f"http://{proxy.removeprefix('//')}"
     return checked_proxy(proxy, where)

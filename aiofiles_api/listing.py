@@ -182,7 +182,8 @@ async def _names(page: RawPage, identifier: str | None) -> bool:
 def _cursor_behind(page: RawPage) -> str:
     last = page.data.last
     identifier = last.get("id") if isinstance(last, dict) else None
-    if not isinstance(identifier, str) or not identifier:
+    # One that cannot be printed can be neither sent nor asked for.
+    if not isinstance(identifier, str) or not identifier or not identifier.isprintable():
         what = "a page ends without an id" if page.data else "an empty page says has_more"
         msg = f"listing files: {what}, so there is no way on; check base_url"
         raise APIResponseError(msg, retryable=False)

@@ -295,12 +295,15 @@ def _completed(
         The objects and what was taken off them, or `None` if they are not as described even so.
     """
     try:
-        unknown = sorted(set().union(*payloads) - _FILE_FIELDS)
         files = [{**_OPTIONAL, **payload} for payload in payloads]
     except TypeError:  # one is no object
         return None
-    extras = [{name: file.pop(name) for name in unknown if name in file} for file in files]
+    extras = [_taken_off(file) if len(file) > len(_FILE_FIELDS) else {} for file in files]
     return (files, extras) if _are_as_described(files) else None
+
+
+def _taken_off(file: dict[str, object]) -> dict[str, object]:
+    return {name: file.pop(name) for name in sorted(file.keys() - _FILE_FIELDS)}
 
 
 def _are_as_described(payloads: Sequence[object]) -> bool:

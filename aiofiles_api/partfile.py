@@ -285,7 +285,8 @@ class PartFile:
             self._kept_as = None  # somebody else's: take a private one, when it is needed
             return 0
         self._part, self._descriptor = part, descriptor
-        self._take_over_mode(descriptor)
+        # Or it could not be opened again; the rest is taken over at the end.
+        self._take_over_mode(descriptor, besides=stat.S_IRUSR | stat.S_IWUSR)
         if self._hash is not None:
             while chunk := os.read(descriptor, _REREAD):
                 self._hash.update(chunk)
@@ -334,11 +335,11 @@ class PartFile:
         self._take_over_mode(descriptor)
         return descriptor
 
-    def _take_over_mode(self, descriptor: int) -> None:
+    def _take_over_mode(self, descriptor: int, *, besides: int = 0) -> None:
         """See that whoever could not read the file before cannot read the new one."""
         if self._replaces:
             with suppress(FileNotFoundError):
-                os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777)
+                os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777 | besides)
 
     def _commit(self, chunks: Sequence[bytes | memoryview]) -> None:
         descriptor = self._write(chunks)
@@ -349,6 +350,8 @@ class PartFile:
             )
             raise IntegrityError(msg)
         with _OsErrors(self.path):
+            if self._kept_as is not None:
+                self._take_over_mode(descriptor)
             if self._durable:
                 os.fsync(descriptor)
             # Some file systems tell only at a close that there is no space.
@@ -462,7 +465,7 @@ def _open_own(part: str) -> int | None:
     In a directory for many, its owner chose what is in it, and may change it later.
     """
     # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         with suppress(FileExistsError):
             return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
@@ -472,7 +475,8 @@ def _open_own(part: str) -> int | None:
             continue  # it has been renamed meanwhile: it is a finished file now
         except OSError:
             return None  # another user's, a link, a directory: there is no way to continue it
-        if _is_own(os.fstat(descriptor).st_uid, os.path.dirname(part)):
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and _is_own(status.st_uid, os.path.dirname(part)):
             return descriptor
         os.close(descriptor)
         return None

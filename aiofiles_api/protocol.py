@@ -57,7 +57,6 @@ __all__ = [
     "status_error",
     "upload_fields",
     "upload_request",
-    "without_secrets",
 ]
 
 _FILES = "files/"
@@ -140,16 +139,11 @@ class Reply:
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
     """Return `text` without the secrets, in whatever case, and without control characters."""
-    return re.sub(_UNPRINTABLE, "\ufffd", without_secrets(text, secrets))
-
-
-def without_secrets(text: str, secrets: tuple[str, ...]) -> str:
-    """Return `text` with "***" for each secret, in whatever case."""
     for secret in secrets:
         # Shorter ones than this are no secret, and removing them would garble every word.
         if len(secret) >= 6:  # noqa: PLR2004
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
-    return text
+    return re.sub(_UNPRINTABLE, "\ufffd", text)
 
 
 @attrs.frozen
@@ -278,10 +272,10 @@ def read_file(request: Request, reply: Reply) -> FileObject:
 def read_deleted(request: Request, reply: Reply) -> DeletedFile:
     """Read the confirmation of a deletion; some servers say no more than that it was a success."""
     identifier = unquote(request.path.removeprefix(_FILES))
-    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES and not reply.body:
+    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES and not reply.body.strip():
         return DeletedFile(identifier)
     payload = _json(request, reply, decode)
-    if isinstance(payload, dict) and "error" not in payload:
+    if isinstance(payload, dict) and isinstance(payload.get("deleted"), bool):
         payload = {**payload, "id": payload.get("id") or identifier}
     return _structured(request, reply, payload, DeletedFile)
 

@@ -96,6 +96,10 @@ _LATE = (1.0, 2.0, 4.0, 6.0, 7.0)
 """Seconds between looks after a timeout: a server that was slow may store late."""
 
 
+_END_OF_TIME = 2**62
+"""What a server says beyond that is no time, and too much for a database."""
+
+
 class Claims:
     """Which files are the results of this client's uploads, and who may look or finish now."""
 
@@ -112,7 +116,7 @@ class Claims:
         if file.id in self._claimed:
             return False
         self._claimed[file.id] = None
-        self.newest = max(self.newest, file.created_at)
+        self.newest = max(self.newest, min(file.created_at, _END_OF_TIME))
         if len(self._claimed) > _MOST_CLAIMS:
             del self._claimed[next(iter(self._claimed))]
         return True
@@ -168,6 +172,7 @@ class Uncertain:
         began: When the upload began, by `time.monotonic()`.
         newest_before: The highest `created_at` that was known then; 0 for none.
         error: Why it is not known.
+        hidden: Files that may be it, whose content the server does not show, added by the look.
     """
 
     request: Request
@@ -178,6 +183,7 @@ class Uncertain:
     began: float
     newest_before: int
     error: FilesError
+    hidden: list[FileObject]
 
     @property
     def kind(self) -> Kind:
@@ -222,7 +228,8 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
             " delete by hand, or upload with spool=True"
         )
         raise uncertain_error(upload.request, upload.error, rest, candidates) from error
-    hidden: list[FileObject] = []
+    hidden = upload.hidden
+    hidden.clear()
     for candidate in candidates:
         compare = partial(digest_of_content, session, candidate)
         found = await _explained(upload, candidates, compare)
@@ -273,7 +280,7 @@ def uncertain_error(
     if isinstance(error, InternalServerError):
         msg = f"{sent} the server answered {error.status_code}; {rest}"
         return UncertainServerError(msg, error=error, candidates=candidates)
-    return UploadUncertainError(f"{sent} no reply came; {rest}", candidates=candidates)
+    return UploadUncertainError(f"{sent} no usable reply came; {rest}", candidates=candidates)
 
 
 async def _candidates(

@@ -159,6 +159,7 @@ class _Sending:
         self._body: _FormBody | None = None
         self._began = time.monotonic()
         self._newest_before = claims.newest
+        self._hidden: list[FileObject] = []
 
     async def run(self, on_uncertain: OnUncertain) -> FileObject:
         """Send until there is a result, looking before each attempt that may be the second."""
@@ -174,7 +175,10 @@ class _Sending:
                     found = await self._resolve(kind, error, on_uncertain)
                     if found is not None:
                         return found
-                await self._pause(error, is_uncertain=kind is not None)
+                # Of a failed server's, a look has shown that it is not stored, if there was one.
+                was_seen = on_uncertain != "resend" and not self._hidden
+                is_settled = was_seen and not isinstance(error, APIConnectionError)
+                await self._pause(error, is_uncertain=kind is not None and not is_settled)
 
     @property
     def may_be_stored(self) -> bool:
@@ -251,6 +255,7 @@ class _Sending:
             began=self._began,
             newest_before=self._newest_before,
             error=error,
+            hidden=self._hidden,
         )
         found = await find_stored(self._session, self._claims, uncertain)
         if found is not None:
@@ -260,9 +265,9 @@ class _Sending:
     async def _pause(self, error: APIError, *, is_uncertain: bool) -> None:
         try:
             delay = self._retries.delay_after(error)
-        except APIConnectionError as last:
+        except APIError as last:
             if is_uncertain:
-                raise self.uncertain() from last
+                raise self.uncertain(last) from last
             raise
         if self._source.is_spent:
             msg = (
@@ -275,7 +280,7 @@ class _Sending:
     def uncertain(self, error: APIError | None = None) -> UploadUncertainError:
         """Make the error for an upload of which nobody knows whether it is stored."""
         rest = "it may or may not be stored: list the files before you send it again"
-        return uncertain_error(self._request, error, rest)
+        return uncertain_error(self._request, error, rest, tuple(self._hidden))
 
 
 class _FormBody:

@@ -318,6 +318,7 @@ def test_what_holds_several_settings_is_of_its_own_kind(name: str) -> None:
         (" HTTPS://proxy.example/\n", "HTTPS://proxy.example/"),
         ("user:p\u00e4 ss@proxy.example", "http://user:p%C3%A4%20ss@proxy.example"),
         ("http://user:a%20b@[::1]:1", "http://user:a%20b@[::1]:1"),
+        ("http://user:\udcff@proxy.example", "http://user:%FF@proxy.example"),
     ],
 )
 def test_a_proxy_of_the_environment_is_taken_as_other_programs_do(

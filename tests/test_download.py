@@ -449,6 +449,27 @@ async def test_a_length_that_cannot_be_found_out_ends_the_attempts() -> None:
         assert len(raw.requests) == 1 + 3
 
 
+async def test_a_stream_whose_context_another_task_leaves_asks_for_nothing_more() -> None:
+    async def stall(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234")
+        await asyncio.sleep(3600)
+
+    async with (
+        nothing_leaks(),
+        raw_server(stall, reply(SMALL)) as raw,
+        client_of(raw, retry=QUICK_RETRIES, max_connections=1) as files,
+    ):
+        content = files.stream(described())
+        async with content:
+            assert await anext(content) == b"01234"
+            reading = asyncio.ensure_future(anext(content))
+            await asyncio.sleep(0.02)
+        with pytest.raises(InvalidArgumentError, match="not open"):
+            await reading
+        assert len(raw.requests) == 1
+        assert await files.read("file-1") == SMALL
+
+
 async def test_the_progress_of_nothing_is_that_of_one_attempt(
     server: Emulator, files: FilesClient, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from conftest import (
@@ -495,13 +494,6 @@ async def test_what_a_message_takes_from_a_good_reply_is_short_and_without_the_k
             await operation(files)
     assert KEY not in str(caught.value)
     assert len(str(caught.value)) < 1_200
-
-
-async def test_what_echoes_the_key_is_no_files_name(tmp_path: Path) -> None:
-    script = reply(described(filename=f"{KEY}.txt"))
-    async with raw_server(script, reply("1")) as raw, client_of(raw) as files:
-        result = await files.download("file-1", tmp_path)
-    assert result.path == tmp_path / "___.txt"
 
 
 async def test_a_fetched_key_and_the_callers_own_headers_are_scrubbed_too() -> None:

@@ -917,7 +917,26 @@ async def test_what_another_user_has_left_is_neither_continued_nor_changed(
     assert left.read_bytes() == b"left"
 
 
-@pytest.mark.parametrize("kind", ["link", "broken link", "directory", "socket"])
+async def test_a_part_file_of_what_is_read_only_can_be_continued(
+    threads: Threads, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o440)
+    part = kept_part(path, threads)
+    await part.prepare()
+    await part.append([b"left"])
+    await part.keep([])
+    [left] = set(tmp_path.iterdir()) - {path}
+    assert stat.S_IMODE(left.stat().st_mode) == 0o640
+    part = kept_part(path, threads)
+    assert await part.prepare() == len(b"left")
+    await part.commit([CONTENT])
+    assert path.read_bytes() == b"left" + CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o440
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "directory", "socket", "pipe"])
 async def test_what_cannot_be_opened_where_a_part_file_would_be_is_left_alone(
     threads: Threads, tmp_path: Path, kind: str
 ) -> None:
@@ -928,6 +947,8 @@ async def test_what_cannot_be_opened_where_a_part_file_would_be_is_left_alone(
         left.mkdir()
     elif kind == "socket":
         os.mknod(left, stat.S_IFSOCK | 0o600)
+    elif kind == "pipe":
+        os.mkfifo(left)
     else:
         left.symlink_to(tmp_path / ("other" if kind == "link" else "nothing"))
     part = kept_part(tmp_path / "file", threads)

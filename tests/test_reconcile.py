@@ -344,6 +344,18 @@ async def test_raise_leaves_it_to_the_caller() -> None:
     assert shelf.posts == 1
 
 
+@pytest.mark.parametrize("on_uncertain", ["reconcile", "resend"])
+async def test_what_a_failed_server_may_have_stored_stays_uncertain_when_no_attempt_is_left(
+    on_uncertain: OnUncertain,
+) -> None:
+    shelf = Shelf(losses=100, lose="503 Busy", content_status=400)
+    async with shelved(shelf) as (_, files):
+        with pytest.raises(UncertainServerError) as caught:
+            await files.upload(CONTENT, purpose="batch", on_uncertain=on_uncertain)
+    assert shelf.posts == QUICK_RETRIES.attempts
+    assert len(caught.value.candidates) == (shelf.posts if on_uncertain == "reconcile" else 0)
+
+
 async def test_when_no_attempt_is_left_the_last_failure_says_what_is_known() -> None:
     shelf = Shelf(losses=10, stores=False)
     async with shelved(shelf) as (_, files):
