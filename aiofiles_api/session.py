@@ -736,6 +736,8 @@ class _Registered:
         if task is None:
             return
         del self._active[task]
+        # Connections keep the context in which they were opened, and with it this for long.
+        self._task = None
         self._left.set()
         _operating.reset(self._token)
         if self._interrupted:
@@ -756,7 +758,7 @@ class _Registered:
 
     def is_under_way(self, active: dict[asyncio.Task[object], _Registered]) -> bool:
         """Return whether it is entered, and one of those."""
-        return self._active is active and self._task is not None and active.get(self._task) is self
+        return self._active is active and self._task is not None
 
     def interrupt(self, task: asyncio.Task[object]) -> None:
         """Cancel the task that it is entered by, and remember that it was us."""

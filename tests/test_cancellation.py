@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -392,6 +394,22 @@ async def test_a_task_that_outlives_the_operation_which_began_it_closes_as_any_o
         assert uploading.done()
         with pytest.raises(ClientClosedError):
             await uploading
+
+
+async def test_a_connection_does_not_keep_what_came_over_it(
+    server: Emulator, files: FilesClient
+) -> None:
+    async def retrieve() -> FileObject:
+        return await another.retrieve(file.id)
+
+    file = await files.upload(b"x", purpose="batch")
+    async with FilesClient(api_key=KEY, base_url=server.base_url) as another:
+        task = asyncio.create_task(retrieve())  # which opens a connection
+        result = weakref.ref(await task)
+        del task
+        await asyncio.sleep(0)
+        gc.collect()
+        assert result() is None
 
 
 async def source_without_end() -> AsyncIterator[bytes]:
