@@ -154,7 +154,7 @@ class Config:
             max_connections=max_connections,
             requests_per_minute=rate_of_each_endpoint(requests_per_minute),
             trust_env=trust_env,
-            proxy=None if proxy is None else checked_proxy(proxy, "proxy"),
+            proxy=None if proxy is None else _checked_proxy(proxy, "proxy"),
         )
 
 
@@ -204,7 +204,7 @@ def _checked_base_url(base_url: str) -> str:
 _PRINTED = string.digits + string.ascii_letters + string.punctuation
 
 
-def checked_proxy(proxy: str, where: str) -> str:
+def _checked_proxy(proxy: str, where: str) -> str:
     """Return a proxy's URL, if it is one.
 
     Args:
@@ -233,7 +233,7 @@ def proxy_of_environment(proxy: str, where: str) -> str:
     proxy = quote(proxy.strip(), safe=_PRINTED, errors="surrogateescape")
     if not re.match(r"(?i)[a-z][a-z0-9+.-]*://", proxy):
         proxy = f"http://{proxy.removeprefix('//')}"
-    return checked_proxy(proxy, where)
+    return _checked_proxy(proxy, where)
 
 
 def _problem_of_address(url: str) -> str | None:

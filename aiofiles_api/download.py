@@ -311,7 +311,7 @@ class ContentStream:
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
-        await self._content.end()
+        await self._content.close_for_good()
 
     def __aiter__(self) -> Self:
         return self
@@ -365,7 +365,7 @@ class Content:
         self._exchange: Exchange | None = None
         self._into_buffers = into_buffers
         self._to_skip = 0
-        self._end: int | None = None
+        self._part_end: int | None = None
         self._etag: str | None = None
         self._takes_ranges = True
         self._is_complete = False
@@ -413,7 +413,7 @@ class Content:
         if exchange is not None:
             await exchange.aclose()
 
-    async def end(self) -> None:
+    async def close_for_good(self) -> None:
         """Have nothing more be asked for: whoever reads is told that this is the end."""
         self._is_complete = True
         await self.aclose()
@@ -463,7 +463,7 @@ class Content:
         if self.total is not None and self.total < self.position:
             raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
-        self._end = found.end
+        self._part_end = found.end
         if not found.is_empty:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
             etag = exchange.headers.get("ETag", "")
@@ -491,7 +491,7 @@ class Content:
                     continue
             self.position += len(chunk)
             self._retries.made_progress()
-            for end in (self.total, self._end):
+            for end in (self.total, self._part_end):
                 if end is not None and self.position > end:
                     raise self._wrong_length("the server sends more", end)
             return chunk
@@ -501,10 +501,10 @@ class Content:
         """Judge whether a reply that has ended is whole, and the content with it."""
         if self._to_skip:
             raise self._wrong_length("the server now sends less than before")
-        if self._end is not None and self.position != self._end:
-            raise self._wrong_length(f"it ends at {self.position:,}", self._end)
+        if self._part_end is not None and self.position != self._part_end:
+            raise self._wrong_length(f"it ends at {self.position:,}", self._part_end)
         total = await self._find_total()
-        if self._end is not None and self.position < total:
+        if self._part_end is not None and self.position < total:
             self._retries.ask_on()  # a server may give less of a range than was asked for
         elif self.position != total:
             raise self._wrong_length(f"{self.position:,} came")

@@ -25,10 +25,11 @@ async def wait_for_processing(
 ) -> FileObject:
     """Ask for a file again and again until its status is final."""
     identifier = file_id(file)
-    for name, seconds, least in (("timeout", timeout, 0.0), ("poll_interval", poll_interval, 1e-6)):
-        if not isinstance(seconds, int | float) or not seconds >= least:
-            msg = f"{name}: {seconds!r} is no time; pass seconds, more than 0"
-            raise InvalidArgumentError(msg)
+    if not isinstance(timeout, int | float) or not timeout >= 0:
+        raise InvalidArgumentError(f"timeout: {timeout!r} is no time; pass 0 or more seconds")
+    if not isinstance(poll_interval, int | float) or not poll_interval > 0:
+        msg = f"poll_interval: {poll_interval!r} is no time; pass more than 0 seconds"
+        raise InvalidArgumentError(msg)
     give_up_at = time.monotonic() + timeout
     with session.registered():
         while True:

@@ -509,7 +509,7 @@ class Retries:
         self._failures = 0
 
     def ask_on(self) -> None:
-        """Count another request, though none has failed: the last one brought a part."""
+        """Count another request, though none has failed: a part came, or a range was refused."""
         self.attempt += 1
 
     async def pause(self, error: FilesError) -> None:

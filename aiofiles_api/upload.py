@@ -175,15 +175,18 @@ class _Sending:
                     found = await self._resolve(kind, error, on_uncertain)
                     if found is not None:
                         return found
-                # Of a failed server's, a look has shown that it is not stored, if there was one.
-                was_seen = on_uncertain != "resend" and not self._hidden
-                is_settled = was_seen and not isinstance(error, APIConnectionError)
-                await self._pause(error, is_uncertain=kind is not None and not is_settled)
+                is_uncertain = kind is not None and self._may_yet_be_stored(error, on_uncertain)
+                await self._pause(error, is_uncertain=is_uncertain)
 
     @property
     def may_be_stored(self) -> bool:
         """Whether all was sent, and nothing that came says that it was not stored."""
         return self._body is not None and self._body.is_complete
+
+    def _may_yet_be_stored(self, error: APIError, on_uncertain: OnUncertain) -> bool:
+        """Whether it may be, although it was looked for, if it was: hidden, or late on its way."""
+        was_lost = isinstance(error, APIConnectionError)
+        return was_lost or bool(self._hidden) or on_uncertain == "resend"
 
     async def _attempt(self) -> FileObject:
         try:

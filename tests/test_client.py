@@ -357,6 +357,9 @@ async def test_waiting_is_bounded() -> None:
         for interval in (0, None, "1", float("nan")):
             with pytest.raises(InvalidArgumentError, match=r"poll_interval: .* is no time"):
                 await files.wait_for_processing("file-1", poll_interval=interval)  # type: ignore[arg-type]
+        for timeout in (-1, None, "1", float("nan")):
+            with pytest.raises(InvalidArgumentError, match=r"timeout: .* is no time"):
+                await files.wait_for_processing("file-1", timeout=timeout)  # type: ignore[arg-type]
 
 
 async def test_a_held_connection_does_not_hold_up_the_close() -> None:

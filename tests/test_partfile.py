@@ -917,25 +917,6 @@ async def test_what_another_user_has_left_is_neither_continued_nor_changed(
     assert left.read_bytes() == b"left"
 
 
-async def test_a_part_file_of_what_is_read_only_can_be_continued(
-    threads: Threads, tmp_path: Path
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    path.chmod(0o440)
-    part = kept_part(path, threads)
-    await part.prepare()
-    await part.append([b"left"])
-    await part.keep([])
-    [left] = set(tmp_path.iterdir()) - {path}
-    assert stat.S_IMODE(left.stat().st_mode) == 0o640
-    part = kept_part(path, threads)
-    assert await part.prepare() == len(b"left")
-    await part.commit([CONTENT])
-    assert path.read_bytes() == b"left" + CONTENT
-    assert stat.S_IMODE(path.stat().st_mode) == 0o440
-
-
 @pytest.mark.parametrize("kind", ["link", "broken link", "directory", "socket", "pipe"])
 async def test_what_cannot_be_opened_where_a_part_file_would_be_is_left_alone(
     threads: Threads, tmp_path: Path, kind: str
@@ -1024,17 +1005,25 @@ async def test_nothing_is_written_behind_what_could_not_be_written(
     assert left.read_bytes() == b"some" + b"a batch that fits in"
 
 
-async def test_a_kept_part_is_as_secret_as_what_it_will_replace(
-    threads: Threads, tmp_path: Path
+@pytest.mark.parametrize(("mode", "kept"), [(0o600, 0o600), (0o440, 0o640)])
+async def test_a_kept_part_is_as_secret_as_what_it_will_replace_and_can_be_continued(
+    threads: Threads, tmp_path: Path, mode: int, kept: int
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    path.chmod(0o600)
+    path.chmod(mode)
     part = kept_part(path, threads)
     await part.prepare()
-    assert {stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()} == {0o600}
+    [left] = set(tmp_path.iterdir()) - {path}
+    assert stat.S_IMODE(left.stat().st_mode) == kept
+    await part.append([b"left"])
+    await part.keep([])
+    assert stat.S_IMODE(left.stat().st_mode) == kept
+    part = kept_part(path, threads)
+    assert await part.prepare() == len(b"left")
     await part.commit([CONTENT])
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"left" + CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 async def test_what_could_not_take_its_place_is_kept(
