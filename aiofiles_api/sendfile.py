@@ -14,6 +14,8 @@ import asyncio
 import errno
 import os
 import select
+import time
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -27,10 +29,16 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What a file system says that cannot do it."""
 
 _SOON = 5
-"""Milliseconds for which a thread may wait for the network."""
+"""Milliseconds for which a thread may wait for the network, while nothing else waits for it."""
 
 _COPY = 256 * 1024
 """Bytes that are copied at a time then."""
+
+_STEP = 512 * 1024
+"""Bytes that the kernel is told to send at a time."""
+
+_STINT = 0.02
+"""Seconds after which a thread comes back, to say how far it got."""
 
 
 @attrs.frozen
@@ -41,18 +49,20 @@ class Span:
         descriptor: The file's.
         offset: Where they begin.
         length: How many.
+        check: Called in a thread before the last of them are sent; if it raises, they are not.
     """
 
     descriptor: int
     offset: int
     length: int
+    check: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         return self.length
 
     def behind(self, sent: int) -> Span:
         """Return what remains when the first `sent` bytes are sent."""
-        return Span(self.descriptor, self.offset + sent, self.length - sent)
+        return attrs.evolve(self, offset=self.offset + sent, length=self.length - sent)
 
 
 def takes_files(transport: asyncio.BaseTransport | None) -> bool:
@@ -84,25 +94,26 @@ class FileSender:
         self._transport = transport
         self._threads = threads
         self._limit = limit
+        self._is_full = False
         # A second descriptor: the loop lets nobody watch the transport's own, and it could be
         # closed, and its number be another file's, while a thread is at it.
         self._socket = os.dup(transport.get_extra_info("socket").fileno())
 
-    async def send(self, span: Span) -> None:
-        """Send a span.
+    async def send(self, span: Span) -> int:
+        """Send as much of a span as the connection takes for a while; return how many bytes.
 
         Raises:
             SourceChangedError: The file has become shorter.
             SourceError: It cannot be read.
             OSError: The connection was lost.
         """
-        while span.length:
-            sent = await self._threads.run(partial(_send, self._socket, span))
-            span = span.behind(sent)
-            if self._transport.is_closing():
-                raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
-            if span.length:
-                await self._wait_until_writable()
+        if self._is_full:
+            await self._wait_until_writable()
+        sent = await self._threads.run(partial(self._send, span))
+        self._is_full = sent < span.length
+        if self._transport.is_closing():
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
+        return sent
 
     async def _wait_until_writable(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,41 +133,45 @@ class FileSender:
         """Release the descriptor; no thread works with it any more when `send` has ended."""
         os.close(self._socket)
 
+    # --- in a thread -----------------------------------------------------------------------------
 
-def _send(socket: int, span: Span) -> int:
-    """Send as much as the connection takes now, and return how many bytes that was."""
-    sent = 0
-    while sent < span.length:
-        try:
-            count = _send_some(socket, span.behind(sent))
-        except BlockingIOError:
-            if _takes_more_soon(socket):
-                continue
-            break
-        if not count:
-            msg = (
-                "the source has become shorter since its upload began; nothing was stored: upload"
-                " it when nobody writes to it"
-            )
-            raise SourceChangedError(msg)
-        sent += count
-    return sent
+    def _send(self, span: Span) -> int:
+        """Send as much as the connection takes for a while, and return how many bytes that was."""
+        sent = 0
+        until = time.monotonic() + _STINT
+        while sent < span.length and time.monotonic() < until:
+            try:
+                count = _send_some(self._socket, span, sent)
+            except BlockingIOError:
+                if self._takes_more_soon():
+                    continue
+                break
+            if not count:
+                msg = (
+                    "the source has become shorter since its upload began; nothing was stored:"
+                    " upload it when nobody writes to it"
+                )
+                raise SourceChangedError(msg)
+            sent += count
+        return sent
+
+    def _takes_more_soon(self) -> bool:
+        """Wait for a fast connection here, because the way over the loop is longer."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLOUT)
+        return any(not self._threads.is_wanted and poller.poll(1) for _ in range(_SOON))
 
 
-def _takes_more_soon(socket: int) -> bool:
-    """Wait for a fast connection here, because the way over the loop is longer."""
-    poller = select.poll()
-    poller.register(socket, select.POLLOUT)
-    return bool(poller.poll(_SOON))
-
-
-def _send_some(socket: int, span: Span) -> int:
+def _send_some(socket: int, span: Span, sent: int) -> int:
+    offset, left = span.offset + sent, span.length - sent
+    if left <= _STEP:
+        span.check()
     try:
-        return os.sendfile(socket, span.descriptor, span.offset, span.length)
+        return os.sendfile(socket, span.descriptor, offset, min(left, _STEP))
     except OSError as error:
         if error.errno == errno.EIO:
             msg = f"the source cannot be read: {error.strerror}; check the disk"
             raise SourceError(msg) from error
         if error.errno not in _UNSUPPORTED:
             raise
-    return os.write(socket, os.pread(span.descriptor, min(span.length, _COPY), span.offset))
+    return os.write(socket, os.pread(span.descriptor, min(left, _COPY), offset))

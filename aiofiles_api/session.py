@@ -137,6 +137,10 @@ class Body(Protocol):
         """Return the next piece, empty at the end."""
         ...
 
+    def advance(self, size: int) -> None:
+        """Take note that so many bytes of a span, of those it gave last, have been sent."""
+        ...
+
     async def aclose(self) -> None:
         """Release what was opened for it."""
         ...
@@ -907,9 +911,19 @@ class _Payload(aiohttp.Payload):
             transport.set_write_buffer_limits(0)
             await writer.drain()
             self._sender = FileSender(transport, self._threads, self._limit)
+        while span:
+            try:
+                sent = await self._sender.send(span)
+            except SourceError as error:
+                self.failure = error
+                raise
+            span = span.behind(sent)
+            self._advance(sent)
+
+    def _advance(self, sent: int) -> None:
         try:
-            await self._sender.send(span)
-        except SourceError as error:
+            self._body.advance(sent)
+        except Exception as error:
             self.failure = error
             raise
 

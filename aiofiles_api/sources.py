@@ -51,7 +51,7 @@ _CHUNK = 1024 * 1024
 """Bytes read at a time where nobody says: few hops between threads, little memory."""
 
 _SMALL = 256 * 1024
-"""A file up to this length is opened, read and closed in one hop."""
+"""A file up to this length is opened, read and closed in one hop, and so is one of a chunk."""
 
 _GATHER = 0.1
 """Seconds for which the chunks of a slow iterable are gathered at most before they are sent."""
@@ -299,7 +299,7 @@ class FileReader(_ThreadReader):
         descriptor: The open file's, and its reader's own.
         start: Where in the file to begin.
         length: Bytes from there to the end.
-        leave: Called with the place behind the last span, if any was taken.
+        leave: Called with the place behind the span, if one was taken.
     """
 
     def __init__(
@@ -317,15 +317,21 @@ class FileReader(_ThreadReader):
         self._start = self._place = start
         self._leave_at = leave
 
-    def take(self, length: int) -> Span:
-        """Return the next bytes as a span, instead of reading them."""
-        span = Span(self._descriptor, self._place, length)
-        self._place += length
-        return span
+    def span(self, length: int, *, check: Callable[[int], object]) -> Span:
+        """Return the whole as a span, instead of reading it.
 
-    async def current_length(self) -> int:
-        """Return the bytes from the beginning to where the file ends now."""
-        return await self._threads.run(lambda: os.fstat(self._descriptor).st_size) - self._start
+        Args:
+            length: Its bytes.
+            check: Called in a thread, before the last of them are sent, with how many there are by
+                then.
+        """
+        self._place = self._start + length
+        return Span(
+            self._descriptor,
+            self._start,
+            length,
+            check=lambda: check(os.fstat(self._descriptor).st_size - self._start),
+        )
 
     def _leave(self) -> None:
         try:
@@ -404,8 +410,10 @@ class _PathSource:
             if not stat.S_ISREG(status.st_mode):
                 keep_open = self._is_consumed_pipe = True
                 return _PipeReader(self._threads, descriptor, self._what)
-            if status.st_size <= _SMALL:
-                return self._read_whole(descriptor, status.st_size)
+            # Asked once: it changes as other transfers come and go.
+            limit = max(_SMALL, self._chunk_size())
+            if status.st_size <= limit:
+                return self._read_whole(descriptor, status.st_size, limit)
             keep_open = True
             read = partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
             return FileReader(
@@ -415,22 +423,21 @@ class _PathSource:
             if not keep_open:
                 os.close(descriptor)
 
-    def _read_whole(self, descriptor: int, size: int) -> Reader:
+    def _read_whole(self, descriptor: int, size: int, limit: int) -> Reader:
         read = partial(os.read, descriptor)
         # One byte more is asked for: where it does not come, this is the end.
         content = _read_chunk(read, lambda: size + 1, self._what)
         if len(content) != size:  # it has changed, or is one of /proc, whose lengths are 0
-            content = b"".join((content, *self._rest(read)))
-        if len(content) > _SMALL:
+            content = b"".join((content, *self._rest(read, limit)))
+        if len(content) > limit:
             msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
             raise SourceChangedError(msg)
         return _MemoryReader(memoryview(content))
 
-    def _rest(self, read: Callable[[int], object]) -> Iterator[bytes]:
-        """Yield what is behind, a little more than is allowed at most."""
-        left = _SMALL
-        while left > 0 and (chunk := _read_chunk(read, lambda: _SMALL, self._what)):
-            left -= len(chunk)
+    def _rest(self, read: Callable[[int], object], limit: int) -> Iterator[bytes]:
+        """Yield what is behind, a little more than `limit` at most."""
+        while limit > 0 and (chunk := _read_chunk(read, lambda: _SMALL, self._what)):
+            limit -= len(chunk)
             yield chunk
 
 

@@ -160,6 +160,11 @@ class Threads:
         """Call a function in a thread and return what it returns."""
         return await join(self.start(function))
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether work waits for a thread, so that one that itself waits should rather not."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """End the threads; each of them ends as soon as its work is done."""
         if self._timer is not None:

@@ -65,13 +65,6 @@ _LONGEST_ID = 80
 _SINGLE = 256 * 1024
 """A source up to this length is sent in one piece with its envelope."""
 
-_FIRST_SPAN = 256 * 1024
-_LONGEST_SPAN = 8 * 1024 * 1024
-"""Bytes of a file that the kernel is told to send at a time, growing while that takes less than
-`_SPAN_SECONDS`: each is a hop to a thread and a step of the progress."""
-
-_SPAN_SECONDS = 0.02
-
 _PIECE = 256 * 1024
 """Bytes handed to the transport at a time: TLS encrypts them on the loop, so few enough."""
 
@@ -331,7 +324,7 @@ class _FormBody:
     async def read(self) -> Buffer | Span:
         if self._pieces is None:
             if self.is_complete:  # all was sent in one piece
-                self._count(self.seen)
+                self.advance(self.seen)
                 return b""
             reader = self._reader
             if self.takes_files and isinstance(reader, FileReader):
@@ -354,19 +347,15 @@ class _FormBody:
             await self._reader.aclose()
 
     async def _spans(self, file: FileReader) -> AsyncGenerator[Buffer | Span, None]:
-        """Yield the whole body, the file as spans of it, the last one when its end is sure."""
+        """Yield the whole body, the file as a span whose last bytes wait until its end is sure."""
         yield self._envelope.prefix
-        size, total = _FIRST_SPAN, file.length or 0
-        while self._sent < total:
-            span = file.take(min(size, total - self._sent))
-            if self._sent + span.length == total and (now := await file.current_length()) != total:
+        total = file.length or 0
+
+        def check(now: int) -> None:
+            if now != total:
                 raise self._changed(now)
-            began = time.monotonic()
-            yield span
-            self._count(span.length)
-            took = time.monotonic() - began
-            # Long ones cost less, short ones let the progress be seen.
-            size = min(size * 2, _LONGEST_SPAN) if took < _SPAN_SECONDS else size
+
+        yield file.span(total, check=check)
         self.seen = self._sent
         await self._complete()
         yield self._envelope.suffix
@@ -379,7 +368,7 @@ class _FormBody:
             for start in range(0, len(view), _PIECE):
                 piece = view[start : start + _PIECE]
                 yield piece
-                self._count(len(piece))
+                self.advance(len(piece))
             held, following = following, await self._reader.read() if following else following
             self._check(held, following)
         await self._complete()
@@ -404,7 +393,8 @@ class _FormBody:
         )
         return SourceChangedError(msg)
 
-    def _count(self, size: int) -> None:
+    def advance(self, size: int) -> None:
+        """Take note that so many more bytes of the source have been sent."""
         self._sent += size
         self._meter.advance(size)
 

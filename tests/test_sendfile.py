@@ -47,6 +47,11 @@ class Line:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    async def send(self, span: Span) -> None:
+        """Send all of a span."""
+        while span:
+            span = span.behind(await self.sender.send(span))
+
 
 @pytest.fixture
 async def line() -> AsyncIterator[Line]:
@@ -99,7 +104,7 @@ def descriptor(path: Path) -> Iterator[int]:
 async def test_a_span_arrives_however_slowly_the_other_side_reads(
     line: Line, descriptor: int
 ) -> None:
-    sending = asyncio.create_task(line.sender.send(Span(descriptor, 10, len(CONTENT) - 10)))
+    sending = asyncio.create_task(line.send(Span(descriptor, 10, len(CONTENT) - 10)))
     await asyncio.sleep(0.05)
     assert not sending.done()
     assert await line.reader.readexactly(len(CONTENT) - 10) == CONTENT[10:]
@@ -111,7 +116,7 @@ async def test_what_a_file_system_cannot_do_is_done_for_it(
     line: Line, descriptor: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sendfile", raising(code))
-    sending = asyncio.create_task(line.sender.send(Span(descriptor, 0, len(CONTENT))))
+    sending = asyncio.create_task(line.send(Span(descriptor, 0, len(CONTENT))))
     assert await line.reader.readexactly(len(CONTENT)) == CONTENT
     await sending
 
@@ -128,12 +133,12 @@ async def test_a_disk_that_fails_is_a_source_error(
 ) -> None:
     monkeypatch.setattr(os, "sendfile", raising(errno.EIO))
     with pytest.raises(SourceError, match="check the disk"):
-        await line.sender.send(Span(descriptor, 0, 10))
+        await line.send(Span(descriptor, 0, 10))
 
 
 async def test_a_file_that_has_become_shorter_is_told(line: Line, descriptor: int) -> None:
     with pytest.raises(SourceChangedError, match="has become shorter"):
-        await line.sender.send(Span(descriptor, len(CONTENT) - 10, 11))
+        await line.send(Span(descriptor, len(CONTENT) - 10, 11))
 
 
 async def test_a_connection_that_is_reset_is_told(line: Line, descriptor: int) -> None:
@@ -142,7 +147,7 @@ async def test_a_connection_that_is_reset_is_told(line: Line, descriptor: int) -
     line.writer.transport.abort()
     with pytest.raises(ConnectionError):
         for _ in range(100):
-            await line.sender.send(Span(descriptor, 0, len(CONTENT)))
+            await line.send(Span(descriptor, 0, len(CONTENT)))
 
 
 async def test_nothing_more_goes_into_a_connection_that_is_closed_meanwhile(
@@ -150,7 +155,7 @@ async def test_nothing_more_goes_into_a_connection_that_is_closed_meanwhile(
 ) -> None:
     line.transport.abort()
     with pytest.raises(ConnectionResetError, match="was closed"):
-        await line.sender.send(Span(descriptor, 0, 10))
+        await line.send(Span(descriptor, 0, 10))
 
 
 async def test_the_other_side_may_not_be_silent_for_ever(descriptor: int) -> None:
@@ -158,7 +163,7 @@ async def test_the_other_side_may_not_be_silent_for_ever(descriptor: int) -> Non
         line.writer.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(TimeoutError):
             for _ in range(100):
-                await line.sender.send(Span(descriptor, 0, len(CONTENT)))
+                await line.send(Span(descriptor, 0, len(CONTENT)))
         assert line.sender.stalled
         assert line.transport.is_closing()
 
@@ -198,6 +203,35 @@ async def test_an_upload_has_the_kernel_send_its_file(
     assert await files.read(file) == CONTENT
     assert sum(sent) == len(CONTENT)
     assert (seen[0].done, seen[-1].done) == (0, len(CONTENT))
+
+
+async def test_a_sink_that_raises_while_a_file_is_sent_ends_the_upload(path: Path) -> None:
+    def refuse(progress: Progress) -> None:
+        if progress.done:
+            raise BrokenPipeError  # as print() does; it is not the connection's
+
+    async def read_on(request: RawRequest, _writer: asyncio.StreamWriter) -> None:
+        await request.reader.read(-1)
+
+    os.truncate(path, 100_000_000)
+    async with nothing_leaks(), raw_server(read_on) as raw, client_of(raw) as files:
+        with pytest.raises(BrokenPipeError):
+            await files.upload(path, purpose="batch", progress=refuse)
+    assert len(raw.requests) == 1
+
+
+async def test_a_file_that_leaves_slowly_is_seen_to_move(path: Path) -> None:
+    async def take_slowly(request: RawRequest, _writer: asyncio.StreamWriter) -> None:
+        while await request.reader.read(1_000_000):
+            await asyncio.sleep(0.01)
+
+    seen: set[int] = set()
+    os.truncate(path, 100_000_000)
+    async with nothing_leaks(), raw_server(take_slowly) as raw, client_of(raw) as files:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.6):
+                await files.upload(path, purpose="batch", progress=lambda it: seen.add(it.done))
+    assert len(seen) > 4
 
 
 @pytest.mark.parametrize(("mode", "buffering"), [("rb", -1), ("rb", 0), ("r+b", -1)])

@@ -741,6 +741,18 @@ async def test_a_small_file_takes_one_hop_to_a_thread(
     assert threads.started == 1
 
 
+async def test_a_file_of_one_chunk_takes_one_hop_too_however_many_transfers_come_meanwhile(
+    threads: WatchedThreads, tmp_path: Path
+) -> None:
+    content = LARGE[: 1024 * 1024]
+    sizes = iter([len(content)])  # then others come, and each may read less at a time
+    source = as_source(
+        written(tmp_path / "a", content), threads, chunk_size=lambda: next(sizes, 64 * 1024)
+    )
+    assert await whole(source) == content
+    assert threads.started == 1
+
+
 async def test_memory_takes_no_thread(threads: WatchedThreads) -> None:
     assert await whole(as_source(LARGE, threads)) == LARGE
     assert threads.started == 0

@@ -94,6 +94,13 @@ async def test_another_thread_joins_in_where_one_does_not_get_on(threads: Thread
     assert await join(waiting) == "done"
 
 
+async def test_a_thread_is_told_that_it_is_wanted_elsewhere(threads: Threads) -> None:
+    first, second = threads.start(lambda: threads.is_wanted), threads.start(lambda: None)
+    assert await join(first)
+    await join(second)
+    assert not await threads.run(lambda: threads.is_wanted)
+
+
 async def test_a_cancelled_task_waits_for_its_thread(threads: Threads) -> None:
     work = Work()
     task = asyncio.create_task(threads.run(work))
