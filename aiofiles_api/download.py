@@ -437,7 +437,7 @@ class Content:
             return None
         self._exchange = exchange
         if self._into_buffers:
-            exchange.take_in(self._session.receiving.share())
+            exchange.take_in(self._session.receiving)
         return exchange
 
     async def _judge(self, request: Request, exchange: Exchange) -> Continuation | None:

@@ -11,11 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from aiofiles_api.buffers import Buffers
+
 __all__ = ["Intake"]
 
 _LATEST = 0.05
 """Seconds after which what has come is handed out, though the buffer is not full: a slow transfer
 shall be seen to move, and what a kill loses of it has to be fetched again."""
+
+_MOST = 2
+"""Buffers: one that is being filled, one on its way to the disk."""
+
+_SCRAP = 16 * 1024
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -24,23 +31,30 @@ class Intake(asyncio.BufferedProtocol):
     Args:
         transport: The connection; its protocol so far must have nothing in hand any more.
         length: Bytes of the body that are still to come, 1 or more.
-        size: Bytes of each buffer.
+        buffers: Lends the two buffers.
         limit: Seconds for which the other side may be silent; `None` for ever.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, length: int, *, size: int, limit: float | None
+        self,
+        transport: asyncio.Transport,
+        length: int,
+        *,
+        buffers: Buffers,
+        limit: float | None,
     ) -> None:
         self._transport = transport
         self._before = transport.get_protocol()
         self._loop = asyncio.get_running_loop()
         self._left = length
-        self._free = [bytearray(min(size, length)) for _ in range(2)]
-        self._buffer = self._free.pop()
+        self._buffers = buffers
+        self._borrowed: list[bytearray] = []
+        self._free: list[bytearray] = []
+        self._buffer = self._borrow()
         self._is_filling = True
         self._count = 0
         # Never beyond the body: what is behind it is not ours.
-        self._room = memoryview(self._buffer)
+        self._room = memoryview(self._buffer)[:length]
         self._filled: deque[tuple[bytearray, int]] = deque()
         self._lent: bytearray | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -71,25 +85,27 @@ class Intake(asyncio.BufferedProtocol):
         return memoryview(self._lent)[:count]
 
     def give_back(self) -> None:
-        """Let the connection be as it was before: all has come."""
+        """Let the connection be as it was before: all has come, and is read."""
         self.close()
         if not self._transport.is_closing():
             self._hand_over_to(self._before)
 
     def close(self) -> None:
-        """Take note that nobody reads any more."""
-        for timer in (self._hurrying, self._watching):
-            if timer is not None:
-                timer.cancel()
+        """Take note that nobody reads any more, not even what was read last."""
+        self._stop_timers()
+        while self._borrowed:
+            self._buffers.take_back(self._borrowed.pop())
 
     # --- what the connection calls ---------------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - ours is what it is
-        """Return where to put what comes."""
-        return self._room
+        """Return where to put what comes; TLS may have something in hand when nobody reads."""
+        return self._room if self._borrowed else memoryview(bytearray(_SCRAP))
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note that so many bytes have come."""
+        if not self._borrowed:
+            return
         self._moved_at = self._loop.time()
         self._left -= nbytes
         self._count += nbytes
@@ -105,7 +121,7 @@ class Intake(asyncio.BufferedProtocol):
         if self._is_filling and self._count:
             self._filled.append((self._buffer, self._count))
         self._is_filling = False
-        self.close()
+        self._stop_timers()
         self._wake()
         self._before.connection_lost(exc)
 
@@ -124,17 +140,21 @@ class Intake(asyncio.BufferedProtocol):
             self._hurrying = None
         self._filled.append((self._buffer, self._count))
         self._is_filling = False
-        if self._left and self._free:
+        if self._left and (self._free or len(self._borrowed) < _MOST):
             self._begin_buffer()
         else:
             self._transport.pause_reading()
         self._wake()
 
     def _begin_buffer(self) -> None:
-        self._buffer = self._free.pop()
+        self._buffer = self._free.pop() if self._free else self._borrow()
         self._is_filling = True
         self._count = 0
         self._room = memoryview(self._buffer)[: self._left]
+
+    def _borrow(self) -> bytearray:
+        self._borrowed.append(self._buffers.lend())
+        return self._borrowed[-1]
 
     def _take_back(self) -> None:
         """Let what was read last be overwritten."""
@@ -145,6 +165,11 @@ class Intake(asyncio.BufferedProtocol):
                 self._begin_buffer()
                 self._moved_at = self._loop.time()
                 self._transport.resume_reading()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._hurrying, self._watching):
+            if timer is not None:
+                timer.cancel()
 
     def _hurry(self) -> None:
         """Hand out what has come so far, unless there is something to do already."""

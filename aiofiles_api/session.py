@@ -481,6 +481,7 @@ class SessionManager:
             await exchange.aclose()
         if self._http is not None:
             await self._http.close()
+        self.receiving.close()
         self.threads.close()
 
     def _check_usable(self) -> None:
@@ -598,8 +599,8 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
 
-    def take_in(self, size: int) -> None:
-        """Have the body come straight into buffers of `size` bytes, where it is long enough.
+    def take_in(self, buffers: Buffers) -> None:
+        """Have the body come straight into buffers that are lent, where it is long enough.
 
         From now on it is to be read with `read_buffer`.
         """
@@ -614,7 +615,7 @@ class Exchange:
         if transport is None or transport.is_closing() or left <= 0:
             return  # all has come, or no more will
         _watch_silence(self._response, None)
-        self._intake = Intake(transport, left, size=size, limit=timeouts.read)
+        self._intake = Intake(transport, left, buffers=buffers, limit=timeouts.read)
 
     async def read_buffer(self) -> bytes | memoryview:
         """Return what comes next like `read_chunk`; the next call may overwrite it.

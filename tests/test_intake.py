@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 
+from aiofiles_api.buffers import Buffers
 from aiofiles_api.intake import Intake
 
 pytestmark = pytest.mark.anyio
@@ -40,8 +41,10 @@ class Line:
     before: Before
     writer: asyncio.StreamWriter
 
+    buffers: Buffers = attrs.field(factory=lambda: Buffers(2 * SIZE, least=SIZE, most=SIZE))
+
     def take(self, *, length: int = len(CONTENT), limit: float | None = None) -> Intake:
-        return Intake(self.transport, length, size=SIZE, limit=limit)
+        return Intake(self.transport, length, buffers=self.buffers, limit=limit)
 
 
 @asynccontextmanager
@@ -183,3 +186,41 @@ async def test_whoever_waits_may_be_cancelled(line: Line) -> None:
     line.writer.write(CONTENT)
     assert await rest_of(intake) == CONTENT
     intake.close()
+
+
+async def test_what_comes_when_nobody_reads_any_more_goes_into_no_buffer_of_others(
+    line: Line,
+) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    await intake.read()
+    intake.close()
+    lent = [line.buffers.lend() for _ in range(2)]
+    before = [bytes(buffer) for buffer in lent]
+    for _ in range(2 * SIZE // 1024):
+        view = intake.get_buffer(-1)
+        view[:1024] = b"\xff" * 1024
+        intake.buffer_updated(1024)
+    assert [bytes(buffer) for buffer in lent] == before
+    assert any(any(buffer) for buffer in before)
+    intake.close()
+    assert not any(line.buffers.lend())
+
+
+async def test_buffers_are_given_back_once(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    await rest_of(intake)
+    intake.give_back()
+    intake.close()
+    lent = [line.buffers.lend() for _ in range(3)]
+    assert len({id(buffer) for buffer in lent}) == 3
+    assert [any(buffer) for buffer in lent] == [True, True, False]  # one is new
+
+
+async def test_a_body_that_fits_takes_one_buffer(line: Line) -> None:
+    intake = line.take(length=SIZE)
+    line.writer.write(CONTENT[:SIZE])
+    assert await rest_of(intake) == CONTENT[:SIZE]
+    intake.give_back()
+    assert [any(line.buffers.lend()) for _ in range(2)] == [True, False]

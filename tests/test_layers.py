@@ -40,7 +40,7 @@ ROOMS: dict[str, list[str]] = {
     "resume": ["errors"],
     "protocol": ["errors", "decoding", "models"],
     "chunked": [],
-    "intake": [],
+    "intake": ["buffers"],
     "sendfile": ["errors", "threads"],
     "sources": ["errors", "threads", "sendfile"],
     "session": PURE,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,9 +43,13 @@ async def address(authority: trustme.CA) -> AsyncIterator[str]:
     async def content(_request: web.Request) -> web.Response:
         return web.Response(body=bytes(stored))
 
+    async def zeros(_request: web.Request) -> web.Response:
+        return web.Response(body=bytes(len(CONTENT)))
+
     app = web.Application(client_max_size=10_000_000)
     app.router.add_post("/v1/files", store)
     app.router.add_get("/v1/files/file-1/content", content)
+    app.router.add_get("/v1/files/file-0/content", zeros)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     runner = web.AppRunner(app)
@@ -66,6 +72,29 @@ async def test_files_go_up_and_down_over_tls(
         for name in ("copy", "again"):  # over the same connection
             await files.download(file, tmp_path / name)
             assert (tmp_path / name).read_bytes() == CONTENT
+
+
+async def test_what_comes_for_a_download_that_was_cancelled_gets_into_no_other_ones_file(
+    address: str, tmp_path: Path
+) -> None:
+    async with FilesClient(base_url=address, api_key=KEY, ssl=False) as files:
+        await files.upload(CONTENT, purpose="batch")
+
+        async def download(number: int) -> None:
+            await files.download("file-1", tmp_path / str(number))
+
+        async def give_up(delay: float) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await files.download("file-0", tmp_path / "zeros", resume=False)
+
+        for turn in range(4):
+            async with asyncio.TaskGroup() as group:
+                for number in range(4):
+                    group.create_task(give_up(0.004 * (number + turn)))
+                    group.create_task(download(number))
+            for number in range(4):
+                assert (tmp_path / str(number)).read_bytes() == CONTENT
 
 
 async def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(
