@@ -893,8 +893,6 @@ class _Payload(aiohttp.Payload):
                 chunks.end()
         finally:
             watch.stop()
-            if self._sender is not None:
-                self._sender.close()
 
     async def _read(self) -> Buffer | Span:
         try:
@@ -907,19 +905,20 @@ class _Payload(aiohttp.Payload):
 
     async def _send_span(self, writer: AbstractStreamWriter, span: Span) -> None:
         transport = _transport_of(writer)
-        if self._sender is None:
-            # What was written before must have left, and nothing may be written meanwhile.
-            transport.set_write_buffer_limits(0)
-            await writer.drain()
-            self._sender = FileSender(transport, self._threads, self._limit)
-        while span:
-            try:
+        # What was written before must have left, and nothing may be written meanwhile.
+        transport.set_write_buffer_limits(0)
+        await writer.drain()
+        self._sender = FileSender(transport, self._threads, self._limit)
+        try:
+            while span:
                 sent = await self._sender.send(span)
-            except SourceError as error:
-                self.failure = error
-                raise
-            span = span.behind(sent)
-            self._advance(sent)
+                span = span.behind(sent)
+                self._advance(sent)
+        except SourceError as error:
+            self.failure = error
+            raise
+        finally:
+            self._sender.close()
 
     def _advance(self, sent: int) -> None:
         try:
