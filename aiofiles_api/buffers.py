@@ -22,7 +22,7 @@ class Buffers:
     """A number of bytes and how many share it: a context manager that each of them enters.
 
     Args:
-        total: Bytes for all together.
+        total: Bytes that all shares together are, and bytes that are kept at most.
         least: Bytes that each has in any case.
         most: Bytes beyond which more would not make one any faster.
     """
@@ -48,10 +48,9 @@ class Buffers:
         """Return a buffer of a share's length, to be given back; there is anything in it."""
         self._is_in_use = True
         share = self.share()
-        for buffer in self._kept:
+        for index, buffer in enumerate(self._kept):
             if len(buffer) == share:
-                self._kept.remove(buffer)
-                return buffer
+                return self._kept.pop(index)
         return bytearray(share)
 
     def take_back(self, buffer: bytearray) -> None:
@@ -67,6 +66,7 @@ class Buffers:
         self._kept.clear()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _look_later(self) -> None:
         self._is_in_use = False

@@ -180,8 +180,9 @@ class FilesClient:
             SourceNotReplayableError: An attempt failed, and the source cannot be read again.
             UploadUncertainError: It may be stored or not; `.candidates` may be it. Where 5xx came,
                 it is an `UncertainServerError`, which is an `InternalServerError` too.
-            SourceChangedError: Its length changed while it was sent; nothing was stored.
-            IntegrityError: The server stored another number of bytes; `.file` is what it stored.
+            SourceChangedError: It changed while it was sent; nothing was stored.
+            IntegrityError: The server stored another number of bytes, or a file was written to when
+                its end was on the way already; `.file` is what is stored.
             APIError: The server refused it, or could not be reached.
         """
         return await upload(

@@ -180,7 +180,7 @@ class _Transfer:
             self._meter.begin(content.total, attempt=self.attempts, done=content.position)
         await self._part.commit(self._batch.take())
         self.bytes = content.position
-        self._meter.finish()
+        self._meter.finish(content.position)
 
 
 class _Batch:

@@ -17,7 +17,7 @@
     │       │   └── QuotaExceededError   429 with the code insufficient_quota
     │       └── InternalServerError 5xx
     ├── SourceError                   what was to be uploaded cannot be read
-    │   ├── SourceChangedError        its length changed while it was sent
+    │   ├── SourceChangedError        it changed while it was sent
     │   └── SourceNotReplayableError  it was partly consumed and cannot be read again
     ├── DestinationError              the downloaded file cannot be put where it was asked for
     ├── IntegrityError                length or checksum do not match; nothing at the destination
@@ -219,7 +219,7 @@ class SourceError(FilesError):
 
 
 class SourceChangedError(SourceError):
-    """The source's length changed while it was sent; the server has not stored it."""
+    """The source changed while it was sent; the server has not stored it."""
 
 
 class SourceNotReplayableError(SourceError):

@@ -1,4 +1,4 @@
-"""Takes a body of known length off a connection straight into two buffers.
+"""Takes a body of known length off a connection straight into up to two buffers.
 
 Meanwhile the connection's protocol is another one than aiohttp's: the kernel, or TLS, writes into
 one buffer while the other one is on its way to the disk. No object is made for each piece, nothing
@@ -23,6 +23,7 @@ _MOST = 2
 """Buffers: one that is being filled, one on its way to the disk."""
 
 _SCRAP = 16 * 1024
+"""Bytes of a buffer for what nobody reads."""
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -31,7 +32,7 @@ class Intake(asyncio.BufferedProtocol):
     Args:
         transport: The connection; its protocol so far must have nothing in hand any more.
         length: Bytes of the body that are still to come, 1 or more.
-        buffers: Lends the two buffers.
+        buffers: Lends what it takes, two at most.
         limit: Seconds for which the other side may be silent; `None` for ever.
     """
 

@@ -67,9 +67,9 @@ class Meter:
         if self._sink is not None and self._clock() - self._reported_at >= _INTERVAL:
             self._report()
 
-    def finish(self) -> None:
+    def finish(self, total: int) -> None:
         """Report the end, whenever the last report was; the total is known now."""
-        self._total = self._done
+        self._total = self._done = total
         self._report()
 
     def _report(self) -> None:

@@ -2,8 +2,11 @@
 
 The kernel copies them once, from its page cache into the connection, and neither the loop nor the
 interpreter has anything to do with them. Only a thread may ask it to: what is not in the page cache
-has to come from the disk first. And a thread must not wait for the network: when the connection
-takes no more, the loop waits until it does.
+has to come from the disk first. And a thread must not wait for the network for long: when the
+connection takes no more, the loop waits until it does.
+
+What the kernel has taken is still the file's own memory until it has left the machine, and changes
+with the file: whoever sends has to look afterwards whether it was written to.
 
 TLS needs the bytes in the process, to encrypt them; there this cannot be used.
 """
@@ -28,17 +31,20 @@ __all__ = ["FileSender", "Span", "takes_files"]
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What a file system says that cannot do it."""
 
-_SOON = 5
-"""Milliseconds for which a thread may wait for the network, while nothing else waits for it."""
+_DISK_FAILS = {errno.EIO, errno.ESTALE}
 
-_COPY = 256 * 1024
-"""Bytes that are copied at a time then."""
+_SOON = 5
+"""How often a thread waits a millisecond for the network, while nothing else waits for a thread."""
 
 _STEP = 512 * 1024
 """Bytes that the kernel is told to send at a time."""
 
-_STINT = 0.02
-"""Seconds after which a thread comes back, to say how far it got."""
+_COPY = 256 * 1024
+"""Bytes that are copied at a time where it cannot."""
+
+_STINT = 0.005
+"""Seconds after which a thread comes back, to say how far it got. Shorter than what others wait
+before another thread joins in (`threads._PATIENCE`), or each large upload would cost one."""
 
 
 @attrs.frozen
@@ -49,7 +55,8 @@ class Span:
         descriptor: The file's.
         offset: Where they begin.
         length: How many.
-        check: Called in a thread before the last of them are sent; if it raises, they are not.
+        check: Called in a thread before each piece of the last half megabyte: what it raises ends
+            the sending.
     """
 
     descriptor: int
@@ -76,7 +83,7 @@ def takes_files(transport: asyncio.BaseTransport | None) -> bool:
 
 
 class FileSender:
-    """Sends spans into one connection, which must have nothing in its own buffer meanwhile.
+    """Sends from a file into one connection, whose own buffer must be empty meanwhile.
 
     Attributes:
         stalled: Whether it was broken off because the other side took nothing for too long.
@@ -94,7 +101,7 @@ class FileSender:
         self._transport = transport
         self._threads = threads
         self._limit = limit
-        self._is_full = False
+        self._is_to_wait = False
         # A second descriptor: the loop lets nobody watch the transport's own, and it could be
         # closed, and its number be another file's, while a thread is at it.
         self._socket = os.dup(transport.get_extra_info("socket").fileno())
@@ -107,10 +114,10 @@ class FileSender:
             SourceError: It cannot be read.
             OSError: The connection was lost.
         """
-        if self._is_full:
+        if self._is_to_wait:
             await self._wait_until_writable()
         sent = await self._threads.run(partial(self._send, span))
-        self._is_full = sent < span.length
+        self._is_to_wait = sent < span.length
         if self._transport.is_closing():
             raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
         return sent
@@ -169,9 +176,16 @@ def _send_some(socket: int, span: Span, sent: int) -> int:
     try:
         return os.sendfile(socket, span.descriptor, offset, min(left, _STEP))
     except OSError as error:
-        if error.errno == errno.EIO:
-            msg = f"the source cannot be read: {error.strerror}; check the disk"
-            raise SourceError(msg) from error
+        if error.errno in _DISK_FAILS:
+            raise _unreadable(error) from error
         if error.errno not in _UNSUPPORTED:
             raise
-    return os.write(socket, os.pread(span.descriptor, min(left, _COPY), offset))
+    try:
+        piece = os.pread(span.descriptor, min(left, _COPY), offset)
+    except OSError as error:
+        raise _unreadable(error) from error
+    return os.write(socket, piece)
+
+
+def _unreadable(error: OSError) -> SourceError:
+    return SourceError(f"the source cannot be read: {error.strerror}; check the disk")

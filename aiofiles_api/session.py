@@ -138,7 +138,7 @@ class Body(Protocol):
         ...
 
     def advance(self, size: int) -> None:
-        """Take note that so many bytes of a span, of those it gave last, have been sent."""
+        """Take note that so many more bytes of the span that it gave last have been sent."""
         ...
 
     async def aclose(self) -> None:

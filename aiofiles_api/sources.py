@@ -39,6 +39,7 @@ __all__ = [
     "Source",
     "UploadSource",
     "as_source",
+    "source_changed",
     "spooled",
 ]
 
@@ -51,7 +52,8 @@ _CHUNK = 1024 * 1024
 """Bytes read at a time where nobody says: few hops between threads, little memory."""
 
 _SMALL = 256 * 1024
-"""A file up to this length is opened, read and closed in one hop, and so is one of a chunk."""
+"""A file up to this length is opened, read and closed in one hop, and so is a longer one where a
+single read may be as long."""
 
 _GATHER = 0.1
 """Seconds for which the chunks of a slow iterable are gathered at most before they are sent."""
@@ -293,13 +295,19 @@ class _ThreadReader:
 class FileReader(_ThreadReader):
     """Chunks of a regular file, for whoever does not have the kernel send them from it directly.
 
+    Attributes:
+        sent: How many bytes of the span have been sent; to be told before the reader is closed.
+        has_changed: Whether the file has been written to since it was opened, although the kernel
+            has sent from it; known when the reader is closed.
+
     Args:
         threads: Where to read.
         read: Reads the next chunk.
         descriptor: The open file's, and its reader's own.
-        start: Where in the file to begin.
+        status: The file's, when it was opened.
+        start: Where in it to begin.
         length: Bytes from there to the end.
-        leave: Called with the place behind the span, if one was taken.
+        leave: Called with the place behind what the kernel has sent, if it has sent any.
     """
 
     def __init__(
@@ -308,37 +316,48 @@ class FileReader(_ThreadReader):
         read: Callable[[], bytes],
         *,
         descriptor: int,
+        status: os.stat_result,
         start: int,
         length: int,
         leave: Callable[[int], object] | None = None,
     ) -> None:
         super().__init__(threads, read, length=length, close=self._leave)
+        self.sent = 0
+        self.has_changed = False
         self._descriptor = descriptor
-        self._start = self._place = start
+        self._status = status
+        self._start = start
+        self._length = length
         self._leave_at = leave
 
-    def span(self, length: int, *, check: Callable[[int], object]) -> Span:
+    def span(self) -> Span:
         """Return the whole as a span, instead of reading it.
 
-        Args:
-            length: Its bytes.
-            check: Called in a thread, before the last of them are sent, with how many there are by
-                then.
+        What sends it gets a `SourceChangedError` before its end if it was written to meanwhile.
         """
-        self._place = self._start + length
-        return Span(
-            self._descriptor,
-            self._start,
-            length,
-            check=lambda: check(os.fstat(self._descriptor).st_size - self._start),
-        )
+        return Span(self._descriptor, self._start, self._length, check=self._check)
+
+    def _check(self) -> None:
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError as error:
+            raise _unreadable("the source", error) from error
+        if _is_other(now, self._status):
+            raise source_changed(self._length, now.st_size - self._start)
 
     def _leave(self) -> None:
         try:
-            if self._leave_at is not None and self._place > self._start:
-                self._leave_at(self._place)
+            if self.sent:
+                with suppress(OSError):
+                    self.has_changed = _is_other(os.fstat(self._descriptor), self._status)
+                if self._leave_at is not None:
+                    self._leave_at(self._start + self.sent)
         finally:
             os.close(self._descriptor)
+
+
+def _is_other(now: os.stat_result, before: os.stat_result) -> bool:
+    return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
 
 class _PipeReader:
@@ -417,7 +436,12 @@ class _PathSource:
             keep_open = True
             read = partial(_read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
             return FileReader(
-                self._threads, read, descriptor=descriptor, start=0, length=status.st_size
+                self._threads,
+                read,
+                descriptor=descriptor,
+                status=status,
+                start=0,
+                length=status.st_size,
             )
         finally:
             if not keep_open:
@@ -436,8 +460,9 @@ class _PathSource:
 
     def _rest(self, read: Callable[[int], object], limit: int) -> Iterator[bytes]:
         """Yield what is behind, a little more than `limit` at most."""
-        while limit > 0 and (chunk := _read_chunk(read, lambda: _SMALL, self._what)):
-            limit -= len(chunk)
+        left = limit
+        while left > 0 and (chunk := _read_chunk(read, lambda: _SMALL, self._what)):
+            left -= len(chunk)
             yield chunk
 
 
@@ -469,6 +494,7 @@ class _FileSource:
         if start is None or length is None or length <= _SMALL or not _is_plain(self._file):
             return _ThreadReader(self._threads, read, length=length)
         try:
+            status = os.fstat(self._file.fileno())
             # One of our own: the caller may close theirs at any time.
             descriptor = os.dup(self._file.fileno())
         except OSError as error:
@@ -477,6 +503,7 @@ class _FileSource:
             self._threads,
             read,
             descriptor=descriptor,
+            status=status,
             start=start,
             length=length,
             leave=self._leave,
@@ -498,7 +525,7 @@ class _FileSource:
         return self._file.read(size)
 
     def _leave(self, place: int) -> None:
-        """Leave the file object where reading it would have."""
+        """Leave the file object where reading as much would have."""
         self._consumed = True
         with suppress(OSError, ValueError):  # the caller may have closed it
             self._file.seek(place)
@@ -701,6 +728,22 @@ async def _async_length_from(file: _AsyncSeekableFile, start: int) -> int | None
         length = None
     await file.seek(start)
     return length
+
+
+def source_changed(expected: int | None, now: int | None) -> SourceChangedError:
+    """Make the error for a source that is not what it was when its upload began.
+
+    Args:
+        expected: Its length then.
+        now: Its length now; `None` if that is more than it was.
+    """
+    if now == expected:
+        what = "was written to while it was sent"
+    else:
+        what = f"had {expected:,} bytes when its upload began, and now has"
+        what += " more" if now is None else f" {now:,}"
+    msg = f"the source {what}; nothing was stored: upload it when nobody writes to it"
+    return SourceChangedError(msg)
 
 
 def _unreadable(what: str, error: Exception) -> SourceError:

@@ -25,7 +25,6 @@ from aiofiles_api.errors import (
     APITimeoutError,
     IntegrityError,
     InvalidArgumentError,
-    SourceChangedError,
     SourceNotReplayableError,
     UploadUncertainError,
 )
@@ -50,6 +49,7 @@ from aiofiles_api.sources import (
     Source,
     UploadSource,
     as_source,
+    source_changed,
     spooled,
 )
 
@@ -187,26 +187,36 @@ class _Sending:
             file = read_file(self._request, reply)
             # Claimed before anybody may look again.
             self._claims.claim(file)
-            self._check_length(file)
+            self._check_stored(file)
         finally:
             self._end_to_await()
-        self._meter.finish()
+        self._meter.finish(file.bytes)
         return file
 
     def _end_to_await(self) -> None:
         if self._body is not None:
             self._body.end_to_await()
 
-    def _check_length(self, file: FileObject) -> None:
+    def _check_stored(self, file: FileObject) -> None:
+        """Hold what is stored against what was sent; `fetch` has closed the body."""
         sent = 0 if self._body is None else self._body.seen
         if file.bytes != sent:
-            identifier = scrub(file.id, self._session.secrets)[:_LONGEST_ID]
             msg = (
                 f"{self._request.what}: {sent:,} bytes were sent, but the server stored"
-                f" {file.bytes:,} as {identifier}; delete it and upload again, or, where a gateway"
-                " converts files by intent, take this error's .file"
+                f" {file.bytes:,} as {self._shown(file)}; delete it and upload again, or, where a"
+                " gateway converts files by intent, take this error's .file"
             )
             raise IntegrityError(msg, file=file)
+        if self._body is not None and self._body.has_changed:
+            msg = (
+                f"{self._request.what}: the source was written to while its end was on the way;"
+                f" what is stored as {self._shown(file)} may be neither the old nor the new: delete"
+                " it and upload again when nobody writes to it"
+            )
+            raise IntegrityError(msg, file=file)
+
+    def _shown(self, file: FileObject) -> str:
+        return scrub(file.id, self._session.secrets)[:_LONGEST_ID]
 
     async def _open_body(self) -> _FormBody:
         reader = await self._source.open()
@@ -255,7 +265,7 @@ class _Sending:
         )
         found = await find_stored(self._session, self._claims, uncertain)
         if found is not None:
-            self._meter.finish()
+            self._meter.finish(found.bytes)
         return found
 
     async def _pause(self, error: APIError, *, is_uncertain: bool) -> None:
@@ -306,6 +316,11 @@ class _FormBody:
         self._is_awaiting = False
 
     @property
+    def has_changed(self) -> bool:
+        """Whether the source was written to while the kernel sent it."""
+        return isinstance(self._reader, FileReader) and self._reader.has_changed
+
+    @property
     def kind(self) -> Kind:
         """Purpose and length of what is sent."""
         return self._purpose, self.seen
@@ -349,13 +364,10 @@ class _FormBody:
     async def _spans(self, file: FileReader) -> AsyncGenerator[Buffer | Span, None]:
         """Yield the whole body, the file as a span whose last bytes wait until its end is sure."""
         yield self._envelope.prefix
-        total = file.length or 0
-
-        def check(now: int) -> None:
-            if now != total:
-                raise self._changed(now)
-
-        yield file.span(total, check=check)
+        try:
+            yield file.span()
+        finally:
+            file.sent = self._sent
         self.seen = self._sent
         await self._complete()
         yield self._envelope.suffix
@@ -383,15 +395,7 @@ class _FormBody:
             or (following and seen < self._expected)
         ):
             return
-        raise self._changed(None if following else seen)
-
-    def _changed(self, length: int | None) -> SourceChangedError:
-        msg = (
-            f"the source had {self._expected:,} bytes when its upload began, and now has"
-            f" {'more' if length is None else f'{length:,}'}; nothing was stored: upload it when"
-            " nobody writes to it"
-        )
-        return SourceChangedError(msg)
+        raise source_changed(self._expected, None if following else seen)
 
     def advance(self, size: int) -> None:
         """Take note that so many more bytes of the source have been sent."""

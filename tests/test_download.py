@@ -42,6 +42,7 @@ from aiofiles_api import (
     RetryPolicy,
     Timeouts,
 )
+from aiofiles_api.buffers import Buffers
 from aiofiles_api.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -670,6 +671,40 @@ async def test_bad_arguments_of_a_download_are_refused(files: FilesClient, tmp_p
         files.stream("file-1", start=-1)
     with pytest.raises(InvalidArgumentError, match="max_bytes"):
         await files.read("file-1", max_bytes=-1)
+
+
+async def test_downloads_give_their_buffers_back_however_they_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stall(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + bytes(1_000_000))
+        await asyncio.sleep(3600)
+
+    async def cut(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + bytes(1_000_000))
+        writer.close()
+
+    lent: list[bytearray] = []
+    lend, take_back = Buffers.lend, Buffers.take_back
+
+    def watched_lend(self: Buffers) -> bytearray:
+        lent.append(lend(self))
+        return lent[-1]
+
+    def watched_take_back(self: Buffers, buffer: bytearray) -> None:
+        lent[:] = [one for one in lent if one is not buffer]
+        take_back(self, buffer)
+
+    monkeypatch.setattr(Buffers, "lend", watched_lend)
+    monkeypatch.setattr(Buffers, "take_back", watched_take_back)
+    async with nothing_leaks(), raw_server(cut, stall) as raw, client_of(raw) as files:
+        with pytest.raises(APIConnectionError):
+            await files.download("file-1", tmp_path / "a", resume=False)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await files.download("file-1", tmp_path / "a", resume=False)
+        assert lent == []
+    assert len(raw.requests) == 2
 
 
 async def test_many_downloads_at_once_all_arrive(files: FilesClient, tmp_path: Path) -> None:

@@ -71,9 +71,10 @@ async def line() -> AsyncIterator[Line]:
 
 async def rest_of(intake: Intake) -> bytes:
     content = bytearray()
-    while chunk := await intake.read():
-        assert len(chunk) <= SIZE
-        content += chunk
+    async with asyncio.timeout(5):
+        while chunk := await intake.read():
+            assert len(chunk) <= SIZE
+            content += chunk
     return bytes(content)
 
 
@@ -224,3 +225,11 @@ async def test_a_body_that_fits_takes_one_buffer(line: Line) -> None:
     assert await rest_of(intake) == CONTENT[:SIZE]
     intake.give_back()
     assert [any(line.buffers.lend()) for _ in range(2)] == [True, False]
+
+
+async def test_what_is_behind_a_body_shorter_than_a_buffer_is_not_taken_either(line: Line) -> None:
+    line.writer.write(CONTENT[:1000] + b"more")
+    intake = line.take(length=1000)
+    assert await rest_of(intake) == CONTENT[:1000]
+    intake.give_back()
+    await until(lambda: line.before.heard == b"more")

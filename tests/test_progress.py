@@ -24,8 +24,8 @@ def test_begin_and_finish_are_always_reported() -> None:
     reports: list[Progress] = []
     meter = Meter(reports.append, clock=Clock())
     meter.begin(10, attempt=1)
-    meter.finish()
-    assert reports == [Progress(0, 10, 1), Progress(0, 0, 1)]
+    meter.finish(10)
+    assert reports == [Progress(0, 10, 1), Progress(10, 10, 1)]
 
 
 def test_the_total_is_known_at_the_end_of_a_transfer_of_unknown_length() -> None:
@@ -33,7 +33,7 @@ def test_the_total_is_known_at_the_end_of_a_transfer_of_unknown_length() -> None
     meter = Meter(reports.append)
     meter.begin(None, attempt=1)
     meter.advance(7)
-    meter.finish()
+    meter.finish(7)
     assert [report.total for report in reports] == [None, 7]
     assert reports[-1].done == 7
 
@@ -75,7 +75,7 @@ def test_reports_are_neither_rare_nor_many(steps: list[tuple[int, float]]) -> No
         # Whoever looks sees a state that is at most 50 ms old, as long as bytes move.
         assert clock.now - reported_at[-1] < 0.05
     assert all(later - earlier >= 0.05 for earlier, later in pairwise(reported_at))
-    meter.finish()
+    meter.finish(done)
     assert reports[-1] == Progress(done, done, 1)
 
 
@@ -91,14 +91,14 @@ def test_what_a_sink_raises_comes_out() -> None:
     meter.begin(1, attempt=1)
     meter.advance(1)  # within the interval: not reported
     with pytest.raises(EnoughError):
-        meter.finish()
+        meter.finish(1)
 
 
 def test_nothing_is_called_and_no_clock_is_read_without_a_sink() -> None:
     meter = Meter(None, clock=pytest.fail)
     meter.begin(10, attempt=1)
     meter.advance(10)
-    meter.finish()
+    meter.finish(10)
 
 
 def test_a_transfer_reports_by_the_clock_of_the_process_by_default() -> None:
@@ -106,5 +106,5 @@ def test_a_transfer_reports_by_the_clock_of_the_process_by_default() -> None:
     meter = Meter(reports.append)
     meter.begin(3, attempt=1)
     meter.advance(3)
-    meter.finish()
+    meter.finish(3)
     assert reports[-1] == Progress(3, 3, 1)

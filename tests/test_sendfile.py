@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import json
 import os
 import socket
 import tempfile
@@ -20,6 +21,7 @@ from conftest import KEY, RawRequest, client_of, nothing_leaks, raw_server
 from aiofiles_api import (
     APITimeoutError,
     FilesClient,
+    IntegrityError,
     Progress,
     RequestTooLargeError,
     SourceChangedError,
@@ -344,6 +346,86 @@ async def test_a_path_that_is_cut_while_it_is_sent_is_never_stored(
     with pytest.raises(SourceChangedError, match="nothing was stored"):
         await files.upload(path, purpose="batch", progress=lambda _: os.truncate(path, 300_000))
     assert [file async for file in files.list()] == []
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
+async def test_a_path_that_changes_when_much_has_been_sent_is_never_stored(
+    files: FilesClient, path: Path, change: str
+) -> None:
+    size = 50_000_000
+    os.truncate(path, size)
+
+    def touch(progress: Progress) -> None:
+        if 0 < progress.done < size:
+            change_file(path, change, size)
+
+    with pytest.raises(SourceChangedError, match="nothing was stored"):
+        await files.upload(path, purpose="batch", progress=touch)
+    assert [file async for file in files.list()] == []
+
+
+def change_file(path: Path, change: str, size: int) -> None:
+    if change == "overwrite":
+        descriptor = os.open(path, os.O_WRONLY)
+        os.pwrite(descriptor, b"other", size - 1000)
+        os.close(descriptor)
+    else:
+        os.truncate(path, size + (1000 if change == "grow" else -1000))
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
+async def test_a_path_that_changes_while_its_end_is_on_the_way_is_an_integrity_error(
+    path: Path, change: str
+) -> None:
+    async def wait_and_take(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)  # all is in the kernel, and still the file's own memory
+        change_file(path, change, size)
+        await request.body()
+        file = {"id": "file-1", "bytes": size, "created_at": 1, "filename": "a", "purpose": "p"}
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(json.dumps(file)))
+        writer.write(json.dumps(file).encode())
+
+    size = 1_500_000
+    os.truncate(path, size)
+    async with nothing_leaks(), raw_server(wait_and_take) as raw, client_of(raw) as files:
+        with pytest.raises(IntegrityError, match="written to while its end was on the way") as told:
+            await files.upload(path, purpose="batch")
+    assert told.value.file is not None
+    assert told.value.file.id == "file-1"
+
+
+@pytest.mark.parametrize("broken", ["fstat", "pread"])
+async def test_a_file_that_cannot_be_asked_any_more_is_a_source_error_and_not_sent_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    async def read_on(request: RawRequest, _writer: asyncio.StreamWriter) -> None:
+        await request.reader.read(-1)
+
+    def break_off(_progress: Progress) -> None:
+        monkeypatch.setattr(os, broken, raising(errno.ESTALE))
+        monkeypatch.setattr(os, "sendfile", raising(errno.EINVAL))
+
+    async with nothing_leaks(), raw_server(read_on) as raw, client_of(raw) as files:
+        with pytest.raises(SourceError, match="the source cannot be read"):
+            await files.upload(path, purpose="batch", progress=break_off)
+        monkeypatch.undo()
+    assert len(raw.requests) == 1
+
+
+async def test_an_open_file_stands_behind_what_was_sent_when_its_upload_was_cancelled(
+    path: Path,
+) -> None:
+    async def stop_reading(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
+
+    os.truncate(path, 100_000_000)
+    async with nothing_leaks(), raw_server(stop_reading) as raw, client_of(raw) as files:
+        with path.open("rb") as opened:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await files.upload(opened, purpose="batch")
+            assert 0 < opened.tell() < 100_000_000
 
 
 async def test_a_server_that_takes_nothing_of_a_file_is_a_write_timeout(path: Path) -> None:
