@@ -20,7 +20,7 @@
     │   ├── SourceChangedError        it changed while it was sent
     │   └── SourceNotReplayableError  it was partly consumed and cannot be read again
     ├── DestinationError              the downloaded file cannot be put where it was asked for
-    ├── IntegrityError                length or checksum do not match; nothing at the destination
+    ├── IntegrityError                length, checksum or source are not what they must be
     ├── UploadUncertainError          all was sent, no reply came: it may or may not be stored
     │   └── UncertainServerError      the same where 5xx came, and one of those too
     ├── ProcessingError               the service could not process the file
@@ -231,7 +231,7 @@ class DestinationError(FilesError):
 
 
 class IntegrityError(FilesError):
-    """Length or checksum are not what they must be.
+    """Length or checksum are not what they must be, or what was sent is not what the source was.
 
     Attributes:
         file: For an upload, the file as the server stored it; for a download `None`.

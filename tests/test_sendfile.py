@@ -350,8 +350,9 @@ async def test_a_path_that_is_cut_while_it_is_sent_is_never_stored(
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
 async def test_a_path_that_changes_when_much_has_been_sent_is_never_stored(
-    files: FilesClient, path: Path, change: str
+    files: FilesClient, path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
     size = 50_000_000
     os.truncate(path, size)
 
