@@ -47,7 +47,9 @@ class Timeouts:
         connect: From the moment a connection slot is free until the connection is made: name
             lookup, TCP and TLS. 10 is more than any network in working order needs.
         read: Silence inside a reply's body.
-        write: Bytes wait to be sent and none of them moves; a slow *source* does not count.
+        write: Bytes wait to be sent and the other side takes none of them (where the system tells
+            what it has taken, as Linux does; else the connection takes no more). A slow *source*
+            does not count.
         reply: Silence after the whole request was sent. Long, because a server may store and
             check a large file before it answers.
         total: The whole attempt. `None` by default: no fixed time fits every file.

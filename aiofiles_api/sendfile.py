@@ -24,6 +24,7 @@ from functools import partial
 import attrs
 
 from aiofiles_api.errors import SourceChangedError, SourceError
+from aiofiles_api.stalls import Movement, time_to_look
 from aiofiles_api.threads import Threads
 
 __all__ = ["FileSender", "Span", "takes_files"]
@@ -127,14 +128,24 @@ class FileSender:
         writable = asyncio.Event()
         loop.add_writer(self._socket, writable.set)
         try:
-            async with asyncio.timeout(self._limit):
+            if self._limit is None:
                 await writable.wait()
-        except TimeoutError:
-            self.stalled = True
-            self._transport.abort()
-            raise
+            else:
+                await self._watch(writable, self._limit)
         finally:
             loop.remove_writer(self._socket)
+
+    async def _watch(self, writable: asyncio.Event, limit: float) -> None:
+        movement = Movement(self._transport)
+        while not writable.is_set():
+            try:
+                async with asyncio.timeout(time_to_look(limit)):
+                    await writable.wait()
+            except TimeoutError:
+                if movement.silence(0) >= limit:
+                    self.stalled = True
+                    self._transport.abort()
+                    raise
 
     def close(self) -> None:
         """Release the descriptor; no thread works with it any more when `send` has ended."""

@@ -55,6 +55,7 @@ from aiofiles_api.protocol import Reply, Request, origin, redirect_url
 from aiofiles_api.retry import delay_before_retry, why_no_retry
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.sources import Buffer
+from aiofiles_api.stalls import StallWatch
 from aiofiles_api.threads import Threads, join, settle
 
 __all__ = [
@@ -846,7 +847,7 @@ class _Payload(aiohttp.Payload):
         self._body = body
         self._limit = limit
         self._writer: asyncio.Task[object] | None = None
-        self._watch: _StallWatch | None = None
+        self._watch: StallWatch | None = None
         self._threads = threads
         self._sender: FileSender | None = None
         self.failure: Exception | None = None
@@ -879,7 +880,7 @@ class _Payload(aiohttp.Payload):
                 return
             if self._size is None and not self._is_watched:
                 chunks = ChunkedWriter(_transport_of(writer), writer.drain)
-        watch = self._watch = _StallWatch(writer, self._limit)
+        watch = self._watch = StallWatch(writer.transport, self._limit)
         try:
             while piece:
                 if isinstance(piece, Span):
@@ -1002,45 +1003,6 @@ class _Turn:
         self._went_on = 0
         if self._waiting:
             self._end_soon(loop)
-
-
-class _StallWatch:
-    """Breaks a connection whose bytes wait in the transport without moving; aiohttp has no such.
-
-    A slow source does not count: while it gives nothing, nothing waits.
-
-    Attributes:
-        written: Bytes handed to the transport so far.
-        stalled: Whether the connection was broken.
-    """
-
-    def __init__(self, writer: AbstractStreamWriter, limit: float | None) -> None:
-        self.written = 0
-        self.stalled = False
-        self._loop = asyncio.get_running_loop()
-        self._moved = 0
-        self._moved_at = self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
-        if limit is not None and writer.transport is not None:
-            self._look_later(writer.transport, limit)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look_later(self, transport: asyncio.WriteTransport, limit: float) -> None:
-        self._timer = self._loop.call_later(min(limit / 4, 1.0), self._look, transport, limit)
-
-    def _look(self, transport: asyncio.WriteTransport, limit: float) -> None:
-        waiting = transport.get_write_buffer_size()
-        if waiting == 0 or self.written - waiting != self._moved:
-            self._moved = self.written - waiting
-            self._moved_at = self._loop.time()
-        elif self._loop.time() - self._moved_at >= limit:
-            self.stalled = True
-            transport.abort()
-            return
-        self._look_later(transport, limit)
 
 
 # What an exception of aiohttp becomes, from the special to the general: the first that fits counts.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -164,7 +165,7 @@ RawServers = Callable[..., Awaitable[RawServer]]
 
 
 @asynccontextmanager
-async def raw_server(*script: Script) -> AsyncIterator[RawServer]:
+async def raw_server(*script: Script, buffer: int | None = None) -> AsyncIterator[RawServer]:
     raw = RawServer("", list(script))
     tasks: set[asyncio.Task[None]] = set()
 
@@ -173,7 +174,9 @@ async def raw_server(*script: Script) -> AsyncIterator[RawServer]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=buffer or 65_536)
+    if buffer is not None:
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     raw.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield raw

@@ -18,7 +18,7 @@ import aiofiles_api
 PACKAGE = "aiofiles_api"
 ROOT = Path(aiofiles_api.__file__).parent
 
-BASEMENT = ["errors", "progress", "threads", "buffers"]
+BASEMENT = ["errors", "progress", "threads", "buffers", "stalls"]
 VALUES = ["decoding", "models", "retry", "pacing", "config", "multipart", "resume"]
 PURE = [*BASEMENT, *VALUES, "protocol", "chunked", "intake", "sendfile", "sources"]
 BELOW_UPLOAD = [*PURE, "session", "listing", "partfile", "download", "reconcile", "processing"]
@@ -31,6 +31,7 @@ ROOMS: dict[str, list[str]] = {
     "progress": [],
     "threads": [],
     "buffers": [],
+    "stalls": [],
     "decoding": ["errors"],
     "models": ["errors"],
     "retry": ["errors"],
@@ -41,7 +42,7 @@ ROOMS: dict[str, list[str]] = {
     "protocol": ["errors", "decoding", "models"],
     "chunked": [],
     "intake": ["buffers"],
-    "sendfile": ["errors", "threads"],
+    "sendfile": ["errors", "threads", "stalls"],
     "sources": ["errors", "threads", "sendfile"],
     "session": PURE,
     "listing": [*PURE, "session"],
