@@ -25,6 +25,9 @@ _MOST = 2
 _SCRAP = 16 * 1024
 """Bytes of a buffer for what nobody reads."""
 
+_UNASKED = 64 * 1024
+"""Bytes of a buffer for what comes although the connection was told to wait."""
+
 
 class Intake(asyncio.BufferedProtocol):
     """The protocol of a connection while a body comes in.
@@ -101,17 +104,26 @@ class Intake(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - ours is what it is
         """Return where to put what comes; TLS may have something in hand when nobody reads."""
-        return self._room if self._borrowed else memoryview(bytearray(_SCRAP))
+        if not self._borrowed:
+            return memoryview(bytearray(_SCRAP))
+        if not self._is_filling:
+            # aiohttp has let the connection go on: whoever reads an earlier reply of it late, of
+            # which all had come, does that. What comes is the body's all the same.
+            self._begin(bytearray(_UNASKED))
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note that so many bytes have come."""
         if not self._borrowed:
             return
+        if not self._left:
+            self._transport.abort()  # more than the body: it cannot be used again
+            return
         self._moved_at = self._loop.time()
         self._left -= nbytes
         self._count += nbytes
         self._room = self._room[nbytes:]
-        if not self._room:
+        if not self._room or not self._is_borrowed(self._buffer):
             self._hand_out()
         elif self._hurrying is None:
             self._hurrying = self._loop.call_later(_LATEST, self._hurry)
@@ -141,29 +153,38 @@ class Intake(asyncio.BufferedProtocol):
             self._hurrying = None
         self._filled.append((self._buffer, self._count))
         self._is_filling = False
-        if self._left and (self._free or len(self._borrowed) < _MOST):
-            self._begin_buffer()
-        else:
+        if not self._go_on():
             self._transport.pause_reading()
         self._wake()
 
-    def _begin_buffer(self) -> None:
-        self._buffer = self._free.pop() if self._free else self._borrow()
+    def _go_on(self) -> bool:
+        """Begin another buffer if there is one to be filled, and bytes to fill it."""
+        if not self._left or not (self._free or len(self._borrowed) < _MOST):
+            return False
+        self._begin(self._free.pop() if self._free else self._borrow())
+        return True
+
+    def _begin(self, buffer: bytearray) -> None:
+        self._buffer = buffer
         self._is_filling = True
         self._count = 0
-        self._room = memoryview(self._buffer)[: self._left]
+        # Never beyond the body; behind it, anything else than the end of the connection is wrong.
+        self._room = memoryview(buffer)[: self._left or _SCRAP]
 
     def _borrow(self) -> bytearray:
         self._borrowed.append(self._buffers.lend())
         return self._borrowed[-1]
 
+    def _is_borrowed(self, buffer: bytearray) -> bool:
+        return any(buffer is one for one in self._borrowed)
+
     def _take_back(self) -> None:
         """Let what was read last be overwritten."""
         if self._lent is not None:
-            self._free.append(self._lent)
+            if self._is_borrowed(self._lent):
+                self._free.append(self._lent)
             self._lent = None
-            if not self._is_filling and self._left and self._error is None:
-                self._begin_buffer()
+            if not self._is_filling and self._error is None and self._go_on():
                 self._moved_at = self._loop.time()
                 self._transport.resume_reading()
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import pytest
+from conftest import RawRequest, client_of, raw_server, reply
 
 from aiofiles_api.buffers import Buffers
 from aiofiles_api.intake import Intake
@@ -233,3 +236,79 @@ async def test_what_is_behind_a_body_shorter_than_a_buffer_is_not_taken_either(l
     assert await rest_of(intake) == CONTENT[:1000]
     intake.give_back()
     await until(lambda: line.before.heard == b"more")
+
+
+# --- another one lets the connection go on -------------------------------------------------------
+
+
+async def test_what_comes_although_nothing_was_to_come_is_in_its_place(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    content = bytearray()
+    async with asyncio.timeout(5):
+        for _ in range(4):
+            await until(lambda: not line.transport.is_reading())
+            line.transport.resume_reading()
+        while chunk := await intake.read():
+            content += chunk
+            line.transport.resume_reading()
+            await asyncio.sleep(0)
+    assert content == CONTENT
+    lent = [line.buffers.lend() for _ in range(2)]
+    intake.give_back()
+    assert all(len(buffer) == SIZE for buffer in lent)
+
+
+async def test_half_a_buffer_that_was_handed_out_is_not_filled_further(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT[:SIZE])
+    chunk = await intake.read()
+    line.writer.write(CONTENT[SIZE : SIZE + 10])
+    await until(lambda: not line.transport.is_reading())
+    line.writer.write(CONTENT[SIZE + 10 : SIZE + 20])
+    line.transport.resume_reading()
+    await until(lambda: not line.transport.is_reading())
+    assert bytes(chunk) == CONTENT[:SIZE]
+    line.writer.write(CONTENT[SIZE + 20 :])
+    assert await rest_of(intake) == CONTENT[SIZE:]
+
+
+async def test_what_comes_behind_the_body_ends_the_connection(line: Line) -> None:
+    intake = line.take()
+    line.writer.write(CONTENT)
+    content = bytearray()
+    while len(content) < len(CONTENT):
+        content += await intake.read()
+    assert not line.transport.is_reading()
+    line.writer.write(b"more")
+    line.transport.resume_reading()
+    await until(line.transport.is_closing)
+    assert not await intake.read()
+    intake.give_back()
+    assert content == CONTENT
+    assert not line.before.heard
+
+
+async def test_a_stream_that_is_read_late_leaves_the_downloads_of_its_connection_alone(
+    tmp_path: Path,
+) -> None:
+    small, large = os.urandom(100_000), os.urandom(5_000_000)
+
+    async def serve(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await reply(small if "small" in request.line else large)(request, writer)
+
+    async with raw_server(serve) as raw, client_of(raw) as files:
+        write = os.writev
+
+        def slowly(descriptor: int, buffers: Sequence[bytes]) -> int:
+            time.sleep(0.2)
+            return write(descriptor, buffers)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "writev", slowly)
+            async with files.stream("file-small") as stream, asyncio.TaskGroup() as group:
+                group.create_task(files.download("file-large", tmp_path / "large"))
+                await asyncio.sleep(0.15)
+                assert b"".join([chunk async for chunk in stream]) == small
+        assert raw.connections == 1
+        assert (tmp_path / "large").read_bytes() == large
