@@ -277,20 +277,24 @@ class PartFile:
 
     def _continue(self, kept_as: str) -> int:
         """Open and lock what an earlier download has left; another process may be at it now."""
-        directory = os.path.dirname(self._target)
-        name = hashlib.sha256(kept_as.encode()).hexdigest()[:24]
-        part = os.path.join(directory, f".{name}.part")
-        descriptor = _in_directory(directory, partial(_open_locked, part))
+        part = self._kept_part(kept_as)
+        descriptor = _open_locked(part, create=False)
         if descriptor is None:
-            self._kept_as = None  # somebody else's: take a private one, when it is needed
-            return 0
-        self._part, self._descriptor = part, descriptor
-        # Or it could not be opened again; the rest is taken over at the end.
-        self._take_over_mode(descriptor, besides=stat.S_IRUSR | stat.S_IWUSR)
+            return 0  # it is made when there is something to write: many downloads may wait by then
+        self._begin_kept(part, descriptor)
         if self._hash is not None:
             while chunk := os.read(descriptor, _REREAD):
                 self._hash.update(chunk)
         return os.lseek(descriptor, 0, os.SEEK_END)
+
+    def _kept_part(self, kept_as: str) -> str:
+        name = hashlib.sha256(kept_as.encode()).hexdigest()[:24]
+        return os.path.join(os.path.dirname(self._target), f".{name}.part")
+
+    def _begin_kept(self, part: str, descriptor: int) -> None:
+        self._part, self._descriptor = part, descriptor
+        # Or it could not be opened again; the rest is taken over at the end.
+        self._take_over_mode(descriptor, besides=stat.S_IRUSR | stat.S_IWUSR)
 
     def _restart(self) -> None:
         if self._descriptor is not None:
@@ -327,6 +331,14 @@ class PartFile:
 
     def _open(self) -> int:
         directory = os.path.dirname(self._target)
+        if self._kept_as is not None:
+            part = self._kept_part(self._kept_as)
+            locked = _in_directory(directory, partial(_open_locked, part, create=True))
+            if locked is not None:
+                os.ftruncate(locked, 0)  # another one may have left something since we looked
+                self._begin_kept(part, locked)
+                return locked
+            self._kept_as = None  # somebody else is at it: take a private one
         part = os.path.join(directory, f".{_random.getrandbits(96):024x}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = _in_directory(directory, partial(os.open, part, flags, 0o666))
@@ -364,6 +376,7 @@ class PartFile:
                 os.replace(self._part, self._target)
             else:
                 self._put_where_nothing_is()
+            self._part = ""  # the name may be another download's part from now on
             if self._durable:
                 _sync_directory(os.path.dirname(self._target))
             self._close()
@@ -442,9 +455,9 @@ def _write_all(descriptor: int, chunks: Sequence[bytes | memoryview]) -> None:
             pending[0] = pending[0][written:]
 
 
-def _open_locked(part: str) -> int | None:
+def _open_locked(part: str, *, create: bool) -> int | None:
     """Open a part file for one process alone; `None` when another one has it, or another user."""
-    while (descriptor := _open_own(part)) is not None:
+    while (descriptor := _open_own(part, create=create)) is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(descriptor, part):
@@ -459,20 +472,23 @@ def _open_locked(part: str) -> int | None:
     return None
 
 
-def _open_own(part: str) -> int | None:
-    """Open a part file, or make it; `None` if there is one of another user's, or something else.
+def _open_own(part: str, *, create: bool) -> int | None:
+    """Open a part file, or make it if that is allowed; `None` if there is none of our user's own.
 
     In a directory for many, its owner chose what is in it, and may change it later.
     """
     # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        with suppress(FileExistsError):
-            return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        if create:
+            with suppress(FileExistsError):
+                return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             descriptor = os.open(part, flags)
         except FileNotFoundError:
-            continue  # it has been renamed meanwhile: it is a finished file now
+            if create:
+                continue  # it has been renamed meanwhile: it is a finished file now
+            return None
         except OSError:
             return None  # another user's, a link, a directory: there is no way to continue it
         status = os.fstat(descriptor)

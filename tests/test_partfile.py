@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -783,6 +783,7 @@ async def test_a_part_that_is_finished_while_another_waits_to_lock_it_is_left_al
 async def test_a_part_that_was_replaced_before_the_lock_is_opened_anew(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await leave(kept_part(tmp_path / "file", threads), b"old, and longer")
     part, lock, replaced = kept_part(tmp_path / "file", threads), fcntl.flock, False
 
     def replace_before(descriptor: int, operation: int) -> None:
@@ -799,15 +800,76 @@ async def test_a_part_that_was_replaced_before_the_lock_is_opened_anew(
     await part.discard()
 
 
+async def leave(part: PartFile, content: bytes) -> None:
+    await part.prepare()
+    await part.keep([content])
+
+
+async def test_a_download_that_waits_holds_nothing_open_and_leaves_nothing(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = kept_part(tmp_path / "folder" / "file", threads)
+    with nothing_open():
+        assert await part.prepare() == 0
+    assert not list(tmp_path.iterdir())
+    await part.commit([CONTENT])
+    assert (tmp_path / "folder" / "file").read_bytes() == CONTENT
+
+
+@contextmanager
+def nothing_open() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_what_another_one_left_meanwhile_is_not_continued(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = kept_part(tmp_path / "file", threads)
+    assert await part.prepare() == 0
+    await leave(kept_part(tmp_path / "file", threads), CONTENT + CONTENT)
+    await part.append([b"from the "])
+    await part.commit([b"beginning"])
+    [path] = tmp_path.iterdir()
+    assert path.read_bytes() == b"from the beginning"
+
+
+async def test_whoever_discards_what_is_in_its_place_leaves_the_next_one_s_part_alone(
+    threads: Threads, tmp_path: Path
+) -> None:
+    first, second = kept_part(tmp_path / "file", threads), kept_part(tmp_path / "file", threads)
+    await first.prepare()
+    await first.commit([CONTENT])
+    await second.prepare()
+    await second.append([b"second"])
+    await second.written()
+    await first.keep([])
+    await second.commit([b""])
+    assert (tmp_path / "file").read_bytes() == b"second"
+
+
 async def test_a_file_system_without_locks_is_said(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+    await leave(kept_part(tmp_path / "file", threads), b"left")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(DestinationError, match=r"[Ll]ock"):
         await kept_part(tmp_path / "file", threads).prepare()
+    part = PartFile(
+        tmp_path / "file",
+        threads,
+        overwrite=True,
+        durable=False,
+        sha256=None,
+        kept_as="another",
+    )
+    await part.prepare()
+    with pytest.raises(DestinationError, match=r"[Ll]ock"):
+        await part.commit([CONTENT])
 
 
 def test_a_forked_process_gives_other_names_than_its_parent() -> None:
@@ -1014,6 +1076,8 @@ async def test_a_kept_part_is_as_secret_as_what_it_will_replace_and_can_be_conti
     path.chmod(mode)
     part = kept_part(path, threads)
     await part.prepare()
+    await part.append([b""])
+    await part.written()
     [left] = set(tmp_path.iterdir()) - {path}
     assert stat.S_IMODE(left.stat().st_mode) == kept
     await part.append([b"left"])
