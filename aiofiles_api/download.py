@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from aiofiles_api.errors import (
+    APIConnectionError,
     APIError,
     APIResponseError,
     ContentTooLargeError,
@@ -40,6 +41,12 @@ from aiofiles_api.session import Exchange, Retries, SessionManager
 __all__ = ["ContentStream", "download", "read_content"]
 
 _log = logging.getLogger("aiofiles_api")
+
+_FRAMES = ("Content-Length", "Transfer-Encoding")
+"""Headers one of which says where a reply ends, if not with its connection."""
+
+_PLAIN = {"", "identity", "aws-chunked"}
+"""Encodings that are none; S3 keeps the last one with what was uploaded in such chunks."""
 
 _LONGEST_WAIT = 0.05
 """Seconds after which bytes that are to survive the process are on their way to the file: what a
@@ -291,6 +298,9 @@ class ContentStream:
         return self._content.content_type
 
     async def __aenter__(self) -> Self:
+        if self._began is not None:
+            msg = "a stream is read once; ask for another with stream()"
+            raise InvalidArgumentError(msg)
         self._began = asyncio.get_running_loop().time()
         try:
             async with self._session.operation("opening a stream", began=self._began):
@@ -367,6 +377,8 @@ class Content:
         self._to_skip = 0
         self._part_end: int | None = None
         self._etag: str | None = None
+        self._asked_from = start
+        self._ends_with_connection = False
         self._takes_ranges = True
         self._is_complete = False
 
@@ -404,7 +416,10 @@ class Content:
                 if chunk:
                     return chunk
                 await self.aclose()
-                await self._finish()
+                if await self._was_cut():
+                    await self._go_on_behind_cut()
+                else:
+                    await self._finish()
         return b""
 
     async def aclose(self) -> None:
@@ -464,15 +479,27 @@ class Content:
             raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
         self._part_end = found.end
+        self._asked_from = self.position
+        self._ends_with_connection = not any(name in exchange.headers for name in _FRAMES)
         if not found.is_empty:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
             etag = exchange.headers.get("ETag", "")
-            self._etag = None if etag.startswith("W/") else etag or None
+            self._check_same(None if etag.startswith("W/") else etag or None)
         return found
+
+    def _check_same(self, etag: str | None) -> None:
+        """Refuse to put together what a server says is of different contents."""
+        if self._etag is not None and etag is not None and etag != self._etag:
+            msg = (
+                f"downloading {self._identifier}: the content has changed since its first bytes"
+                " came (another ETag); try again"
+            )
+            raise IntegrityError(msg)
+        self._etag = etag
 
     def _check_encoding(self, exchange: Exchange) -> None:
         encoding = exchange.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
+        if encoding.lower() not in _PLAIN:
             shown = scrub(encoding, self._session.secrets)[:40]
             msg = (
                 f"downloading {self._identifier}: the content comes encoded as {shown!r},"
@@ -496,6 +523,23 @@ class Content:
                     raise self._wrong_length("the server sends more", end)
             return chunk
         return b""
+
+    async def _was_cut(self) -> bool:
+        """Return whether a reply that ends with its connection has brought some, and not all.
+
+        Where it has brought nothing new, asking once more would not either.
+        """
+        if not self._ends_with_connection or self.position <= self._asked_from:
+            return False
+        end = await self._find_total() if self._part_end is None else self._part_end
+        return self.position < end
+
+    async def _go_on_behind_cut(self) -> None:
+        cut = self._wrong_length(f"{self.position:,} came before the connection was closed")
+        try:
+            await self._retries.pause(APIConnectionError(str(cut)))
+        except APIError as error:
+            raise cut from error
 
     async def _finish(self) -> None:
         """Judge whether a reply that has ended is whole, and the content with it."""

@@ -47,9 +47,9 @@ def continue_from(offset: int, *, status: int, headers: Mapping[str, str]) -> Co
     Raises:
         APIResponseError: The reply claims to be content and cannot be used.
     """
-    if status == 200:  # noqa: PLR2004 - an HTTP status says itself
+    if status in {200, 203}:  # 203: a proxy has changed something; lengths and digests tell
         return Continuation(skip=offset, total=_length(headers))
-    if status == 206:  # noqa: PLR2004
+    if status == 206:  # noqa: PLR2004 - an HTTP status says itself
         return _judge_partial(offset, headers)
     total = _unsatisfied_total(headers)
     if status == 416 and total is not None and total <= offset:  # noqa: PLR2004

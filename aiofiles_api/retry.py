@@ -76,11 +76,13 @@ def delay_before_retry(
     if not error.retryable or attempt >= policy.attempts:
         return None
     asked = error.retry_after if isinstance(error, APIStatusError) else None
-    if asked is not None:
-        delay = max(asked, 0.0)
-        if delay > policy.max_retry_after:
+    if asked is not None and asked > 0:
+        if asked > policy.max_retry_after:
             return None
+        delay = asked
     else:
+        # Also where it asks for no wait, as a date does that has just passed: all attempts at once
+        # would be over before a server that is overloaded is well again.
         # The exponent is capped before it can overflow a float.
         delay = random() * min(policy.backoff * 2.0 ** min(attempt - 1, 64), policy.max_backoff)
     if policy.deadline is not None and elapsed + delay >= policy.deadline:

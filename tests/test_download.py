@@ -530,6 +530,101 @@ async def test_another_length_than_the_files_own_is_an_integrity_error(
     assert os.listdir(tmp_path) == []
 
 
+def cut_short(content: bytes, head: str = "HTTP/1.0 200 OK") -> Script:
+    """Return a script whose reply ends with its connection, and does not tell where it should."""
+    return raw_bytes(f"{head}\r\n\r\n".encode() + content)
+
+
+PARTIAL = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10"
+
+
+@pytest.mark.parametrize(
+    ("rest", "requests"),
+    [
+        ([cut_short(SMALL[4:], PARTIAL)], 2),
+        ([cut_short(SMALL[4:6], PARTIAL), reply(SMALL)], 3),
+        ([cut_short(SMALL[:7]), cut_short(SMALL)], 3),
+    ],
+    ids=["the rest", "some of the rest", "a server without ranges"],
+)
+async def test_a_body_that_ends_with_its_connection_is_continued_where_it_was_cut(
+    tmp_path: Path, rest: list[Script], requests: int
+) -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(cut_short(SMALL[:4]), *rest) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        assert (await files.download(described(), tmp_path / "copy")).attempts == requests
+        assert raw.requests[1].headers["range"] == "bytes=4-"
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+async def test_a_body_that_always_ends_too_early_is_an_integrity_error(tmp_path: Path) -> None:
+    async with (
+        nothing_leaks(),
+        raw_server(cut_short(SMALL[:4])) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        with pytest.raises(IntegrityError, match="must be 10, but 4 came"):
+            await files.download(described(), tmp_path / "copy")
+        assert len(raw.requests) == 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        reply(SMALL[::-1], headers={"ETag": '"new"'}),
+        reply(
+            SMALL[::-1][4:],
+            status="206 Partial Content",
+            headers={"ETag": '"new"', "Content-Range": "bytes 4-9/10"},
+        ),
+    ],
+    ids=["the whole", "a part"],
+)
+async def test_what_a_server_says_is_of_another_content_is_not_put_together(
+    tmp_path: Path, changed: Script
+) -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True, headers={"ETag": '"old"'})
+    whole = reply(SMALL[::-1], headers={"ETag": '"new"'})
+    async with (
+        nothing_leaks(),
+        raw_server(cut, changed, whole) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        assert (await files.download("file-1", tmp_path / "copy")).attempts == 3
+        assert [request.headers.get("if-range") for request in raw.requests] == [
+            None,
+            '"old"',
+            None,
+        ]
+    assert (tmp_path / "copy").read_bytes() == SMALL[::-1]
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity", "aws-chunked"])
+async def test_what_is_not_encoded_is_taken_as_it_is(tmp_path: Path, encoding: str) -> None:
+    script = reply(SMALL, headers={"Content-Encoding": encoding})
+    async with raw_server(script) as raw, client_of(raw) as files:
+        await files.download("file-1", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+async def test_what_a_proxy_has_touched_is_content_too() -> None:
+    script = reply(SMALL, status="203 Non-Authoritative Information")
+    async with raw_server(script) as raw, client_of(raw) as files:
+        assert await files.read("file-1") == SMALL
+
+
+async def test_a_stream_is_entered_once(files: FilesClient, server: Emulator) -> None:
+    stream = files.stream(await files.upload(SMALL, purpose="batch"))
+    async with stream:
+        assert b"".join([chunk async for chunk in stream]) == SMALL
+    with pytest.raises(InvalidArgumentError, match=r"stream\(\)"):
+        async with stream:
+            pass
+
+
 async def test_totals_that_disagree_are_asked_for_once_more_from_the_beginning(
     tmp_path: Path,
 ) -> None:

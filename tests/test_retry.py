@@ -69,13 +69,13 @@ def test_a_delay_stays_within_every_bound(
     assert error.retryable
     assert attempt < policy.attempts
     assert 0 <= delay < math.inf
-    asked = getattr(error, "retry_after", None)
-    assert delay <= (policy.max_backoff if asked is None else policy.max_retry_after)
+    asked = getattr(error, "retry_after", None) or 0
+    assert delay <= (policy.max_retry_after if asked > 0 else policy.max_backoff)
     if policy.deadline is not None:
         assert elapsed + delay < policy.deadline
 
 
-@given(policies(), seconds, seconds)
+@given(policies(), seconds.filter(bool), seconds)
 def test_the_wait_that_a_server_asks_for_is_kept_to_the_second(
     policy: RetryPolicy, asked: float, elapsed: float
 ) -> None:
@@ -119,11 +119,12 @@ def test_the_bound_doubles_with_each_attempt_up_to_the_largest(
     assert delay == fraction * min(policy.backoff * 2 ** (attempt - 1), policy.max_backoff)
 
 
-def test_a_wait_in_the_past_is_no_wait() -> None:
+@pytest.mark.parametrize("asked", [0.0, -3.0])
+def test_a_server_that_asks_for_no_wait_is_not_asked_again_at_once(asked: float) -> None:
     delay = delay_before_retry(
-        RetryPolicy(), failure(-3.0), attempt=1, elapsed=0.0, random=pytest.fail
+        RetryPolicy(backoff=0.5), failure(asked), attempt=2, elapsed=0.0, random=lambda: 0.5
     )
-    assert delay == 0
+    assert delay == 0.5
 
 
 @pytest.mark.parametrize(
