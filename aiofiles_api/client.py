@@ -182,7 +182,8 @@ class FilesClient:
                 it is an `UncertainServerError`, which is an `InternalServerError` too.
             SourceChangedError: It changed while it was sent; nothing was stored.
             IntegrityError: The server stored another number of bytes, or a file was written to when
-                its end was on the way already; `.file` is what is stored.
+                its end was on the way already, and what is stored is not what it begins with now,
+                or is not shown; `.file` is what is stored.
             APIError: The server refused it, or could not be reached.
         """
         return await upload(

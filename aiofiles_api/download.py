@@ -42,9 +42,6 @@ __all__ = ["ContentStream", "download", "read_content"]
 
 _log = logging.getLogger("aiofiles_api")
 
-_FRAMES = ("Content-Length", "Transfer-Encoding")
-"""Headers one of which says where a reply ends, if not with its connection."""
-
 _PLAIN = {"", "identity", "aws-chunked"}
 """Encodings that are none; S3 keeps the last one with what was uploaded in such chunks."""
 
@@ -416,7 +413,7 @@ class Content:
                 if chunk:
                     return chunk
                 await self.aclose()
-                if await self._was_cut():
+                if self._ends_with_connection and await self._was_cut():
                     await self._go_on_behind_cut()
                 else:
                     await self._finish()
@@ -480,7 +477,8 @@ class Content:
         self._to_skip = found.skip
         self._part_end = found.end
         self._asked_from = self.position
-        self._ends_with_connection = not any(name in exchange.headers for name in _FRAMES)
+        framed = "Content-Length" in exchange.headers or "Transfer-Encoding" in exchange.headers
+        self._ends_with_connection = not framed
         if not found.is_empty:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
             etag = exchange.headers.get("ETag", "")
@@ -529,7 +527,7 @@ class Content:
 
         Where it has brought nothing new, asking once more would not either.
         """
-        if not self._ends_with_connection or self.position <= self._asked_from:
+        if self.position <= self._asked_from:
             return False
         end = await self._find_total() if self._part_end is None else self._part_end
         return self.position < end

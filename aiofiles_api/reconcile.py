@@ -38,6 +38,7 @@ from aiofiles_api.errors import (
     FilesError,
     IntegrityError,
     InternalServerError,
+    SourceError,
     SourceNotReplayableError,
     UncertainServerError,
     UploadUncertainError,
@@ -53,7 +54,7 @@ from aiofiles_api.protocol import (
     server_time,
 )
 from aiofiles_api.session import SessionManager
-from aiofiles_api.sources import Source
+from aiofiles_api.sources import FileReader, Source
 
 __all__ = [
     "Claims",
@@ -62,6 +63,7 @@ __all__ = [
     "Uncertain",
     "digest_of_content",
     "find_stored",
+    "holds_beginning_of",
     "uncertain_error",
 ]
 
@@ -221,7 +223,7 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
     if not candidates:
         return None
     try:
-        digest = await _digest_of_source(session, upload)
+        digest = await _digest_of_source(session, upload.source)
     except SourceNotReplayableError as error:
         rest = (
             f"the source cannot be read again to compare it with {_names(candidates)}: compare and"
@@ -331,12 +333,28 @@ async def _page(
     return page, upload.newest_before - _CLOCK_SLACK if upload.newest_before else None
 
 
-async def _digest_of_source(session: SessionManager, upload: Uncertain) -> bytes:
-    digest = hashlib.sha256()
-    reader = await upload.source.open()
+async def holds_beginning_of(session: SessionManager, file: FileObject, source: Source) -> bool:
+    """Return whether a stored file is what its source now begins with, as far as can be told."""
     try:
-        while chunk := await reader.read():
-            await session.threads.run(partial(digest.update, chunk))
+        stored = await digest_of_content(session, file)
+        return stored == await _digest_of_source(session, source, most=file.bytes)
+    except (APIError, IntegrityError, SourceError):
+        return False
+
+
+async def _digest_of_source(
+    session: SessionManager, source: Source, *, most: int | None = None
+) -> bytes:
+    digest = hashlib.sha256()
+    reader = await source.open()
+    try:
+        read = 0
+        while (most is None or read < most) and (chunk := await reader.read()):
+            piece = chunk if most is None else chunk[: most - read]
+            read += len(piece)
+            await session.threads.run(partial(digest.update, piece))
+        if isinstance(reader, FileReader):
+            reader.sent = read  # a file object is left there
     finally:
         await reader.aclose()
     return digest.digest()

@@ -29,11 +29,6 @@ from aiofiles_api.threads import Threads
 
 __all__ = ["FileSender", "Span", "takes_files"]
 
-_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a file system says that cannot do it."""
-
-_DISK_FAILS = {errno.EIO, errno.ESTALE}
-
 _SOON = 5
 """How often a thread waits a millisecond for the network, while nothing else waits for a thread."""
 
@@ -56,8 +51,7 @@ class Span:
         descriptor: The file's.
         offset: Where they begin.
         length: How many.
-        check: Called in a thread before each piece of the last half megabyte: what it raises ends
-            the sending.
+        check: Called in a thread again and again: what it raises ends the sending.
     """
 
     descriptor: int
@@ -155,6 +149,7 @@ class FileSender:
 
     def _send(self, span: Span) -> int:
         """Send as much as the connection takes for a while, and return how many bytes that was."""
+        span.check()
         sent = 0
         until = time.monotonic() + _STINT
         while sent < span.length and time.monotonic() < until:
@@ -182,21 +177,15 @@ class FileSender:
 
 def _send_some(socket: int, span: Span, sent: int) -> int:
     offset, left = span.offset + sent, span.length - sent
-    if left <= _STEP:
-        span.check()
     try:
         return os.sendfile(socket, span.descriptor, offset, min(left, _STEP))
-    except OSError as error:
-        if error.errno in _DISK_FAILS:
-            raise _unreadable(error) from error
-        if error.errno not in _UNSUPPORTED:
-            raise
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # some file systems cannot do that; else what follows shows whether it was the file
     try:
         piece = os.pread(span.descriptor, min(left, _COPY), offset)
     except OSError as error:
-        raise _unreadable(error) from error
+        msg = f"the source cannot be read: {error.strerror}; check the disk"
+        raise SourceError(msg) from error
     return os.write(socket, piece)
-
-
-def _unreadable(error: OSError) -> SourceError:
-    return SourceError(f"the source cannot be read: {error.strerror}; check the disk")

@@ -51,6 +51,8 @@ ChunkSize: TypeAlias = Callable[[], int]
 _CHUNK = 1024 * 1024
 """Bytes read at a time where nobody says: few hops between threads, little memory."""
 
+_PAGE = 4096
+
 _SMALL = 256 * 1024
 """A file up to this length is opened, read and closed in one hop, and so is a longer one where a
 single read may be as long."""
@@ -295,6 +297,8 @@ class _ThreadReader:
 class FileReader(_ThreadReader):
     """Chunks of a regular file, for whoever does not have the kernel send them from it directly.
 
+    Its end comes only if it has not been written to since it was opened.
+
     Attributes:
         sent: How many bytes of the span have been sent; to be told before the reader is closed.
         has_changed: Whether the file has been written to since it was opened, although the kernel
@@ -321,7 +325,8 @@ class FileReader(_ThreadReader):
         length: int,
         leave: Callable[[int], object] | None = None,
     ) -> None:
-        super().__init__(threads, read, length=length, close=self._leave)
+        super().__init__(threads, self._read_checked, length=length, close=self._leave)
+        self._read_chunk = read
         self.sent = 0
         self.has_changed = False
         self._descriptor = descriptor
@@ -331,11 +336,22 @@ class FileReader(_ThreadReader):
         self._leave_at = leave
 
     def span(self) -> Span:
-        """Return the whole as a span, instead of reading it.
-
-        What sends it gets a `SourceChangedError` before its end if it was written to meanwhile.
-        """
+        """Return the whole as a span, instead of reading it."""
         return Span(self._descriptor, self._start, self._length, check=self._check)
+
+    async def check(self) -> None:
+        """See whether it has been written to since it was opened.
+
+        Raises:
+            SourceChangedError: It has.
+        """
+        await self._threads.run(self._check)
+
+    def _read_checked(self) -> bytes:
+        chunk = self._read_chunk()
+        if not chunk:
+            self._check()
+        return chunk
 
     def _check(self) -> None:
         try:
@@ -416,8 +432,7 @@ class _PathSource:
 
     def _open(self) -> Reader:
         try:
-            # O_NONBLOCK: opening a pipe that nobody writes to yet would block for ever.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = _open_to_read(self._path)
         except (OSError, ValueError) as error:
             raise _unreadable(self._what, error) from error
         keep_open = False
@@ -449,8 +464,9 @@ class _PathSource:
 
     def _read_whole(self, descriptor: int, size: int, limit: int) -> Reader:
         read = partial(os.read, descriptor)
-        # One byte more is asked for: where it does not come, this is the end.
-        content = _read_chunk(read, lambda: size + 1, self._what)
+        # One byte more is asked for: where it does not come, this is the end. Of what /proc shows,
+        # some is given whole or not at all.
+        content = _read_chunk(read, lambda: max(size + 1, _PAGE), self._what)
         if len(content) != size:  # it has changed, or is one of /proc, whose lengths are 0
             content = b"".join((content, *self._rest(read, limit)))
         if len(content) > limit:
@@ -652,6 +668,16 @@ class _IterableSource:
             yield bytes(batch)
 
 
+def _open_to_read(path: str | bytes) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to yet would block for ever.
+        return os.open(path, flags | os.O_NONBLOCK)
+    except BlockingIOError:
+        # A file that a server of files has a lease on, which it gives up when it is asked.
+        return os.open(path, flags)
+
+
 def _read_chunk(read: Callable[[int], object], chunk_size: ChunkSize, what: str) -> bytes:
     try:
         chunk = read(chunk_size())
@@ -705,7 +731,7 @@ def _length_from(file: _SeekableFile, start: int) -> int | None:
     try:
         file.seek(0, os.SEEK_END)
         length = max(file.tell() - start, 0)
-    except OSError:  # a file of /proc has none
+    except (OSError, ValueError, NotImplementedError):  # one of /proc, or of a stream, has none
         length = None
     file.seek(start)
     return length
@@ -724,7 +750,7 @@ async def _async_length_from(file: _AsyncSeekableFile, start: int) -> int | None
     try:
         await file.seek(0, os.SEEK_END)
         length = max(await file.tell() - start, 0)
-    except OSError:
+    except (OSError, ValueError, NotImplementedError):
         length = None
     await file.seek(start)
     return length

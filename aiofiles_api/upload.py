@@ -38,6 +38,7 @@ from aiofiles_api.reconcile import (
     OnUncertain,
     Uncertain,
     find_stored,
+    holds_beginning_of,
     uncertain_error,
 )
 from aiofiles_api.sendfile import Span
@@ -187,7 +188,7 @@ class _Sending:
             file = read_file(self._request, reply)
             # Claimed before anybody may look again.
             self._claims.claim(file)
-            self._check_stored(file)
+            await self._check_stored(file)
         finally:
             self._end_to_await()
         self._meter.finish(file.bytes)
@@ -197,7 +198,7 @@ class _Sending:
         if self._body is not None:
             self._body.end_to_await()
 
-    def _check_stored(self, file: FileObject) -> None:
+    async def _check_stored(self, file: FileObject) -> None:
         """Hold what is stored against what was sent; `fetch` has closed the body."""
         sent = 0 if self._body is None else self._body.seen
         if file.bytes != sent:
@@ -207,7 +208,11 @@ class _Sending:
                 " gateway converts files by intent, take this error's .file"
             )
             raise IntegrityError(msg, file=file)
-        if self._body is not None and self._body.has_changed:
+        if (
+            self._body is not None
+            and self._body.has_changed
+            and not await holds_beginning_of(self._session, file, self._source)
+        ):
             msg = (
                 f"{self._request.what}: the source was written to while its end was on the way;"
                 f" what is stored as {self._shown(file)} may be neither the old nor the new: delete"
@@ -331,10 +336,13 @@ class _FormBody:
             self._is_awaiting = False
             self._claims.end_to_await(self.kind)
 
-    async def _complete(self) -> None:
+    async def _complete(self, file: FileReader | None = None) -> None:
         """Wait for those who look for files of this kind, before the last piece is sent."""
         await self._claims.begin_to_await(self.kind)
-        self._is_awaiting = self.is_complete = True
+        self._is_awaiting = True
+        if file is not None:
+            await file.check()
+        self.is_complete = True
 
     async def read(self) -> Buffer | Span:
         if self._pieces is None:
@@ -369,7 +377,7 @@ class _FormBody:
         finally:
             file.sent = self._sent
         self.seen = self._sent
-        await self._complete()
+        await self._complete(file)
         yield self._envelope.suffix
 
     async def _cut(self, held: Buffer, following: Buffer) -> AsyncGenerator[Buffer, None]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-from conftest import KEY, RawRequest, client_of, nothing_leaks, raw_server
+from conftest import KEY, RawRequest, client_of, nothing_leaks, raw_server, reply
 
 from aiofiles_api import (
     APITimeoutError,
@@ -134,6 +134,7 @@ async def test_a_disk_that_fails_is_a_source_error(
     line: Line, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sendfile", raising(errno.EIO))
+    monkeypatch.setattr(os, "pread", raising(errno.EIO))
     with pytest.raises(SourceError, match="check the disk"):
         await line.send(Span(descriptor, 0, 10))
 
@@ -365,6 +366,38 @@ async def test_a_path_that_changes_when_much_has_been_sent_is_never_stored(
     assert [file async for file in files.list()] == []
 
 
+@pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
+async def test_a_path_that_changes_when_all_of_it_has_been_sent_is_never_stored(
+    files: FilesClient, path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
+
+    def touch(progress: Progress) -> None:
+        if progress.done == len(CONTENT):
+            change_file(path, change, len(CONTENT))
+
+    with pytest.raises(SourceChangedError, match="nothing was stored"):
+        await files.upload(path, purpose="batch", progress=touch)
+    assert [file async for file in files.list()] == []
+
+
+async def test_a_change_is_seen_long_before_the_end(path: Path) -> None:
+    taken = 0
+
+    async def take(request: RawRequest, _writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        while chunk := await request.reader.read(100_000):
+            taken += len(chunk)
+            change_file(path, "overwrite", size)
+
+    size = 200_000_000
+    os.truncate(path, size)
+    async with nothing_leaks(), raw_server(take) as raw, client_of(raw) as files:
+        with pytest.raises(SourceChangedError, match="was written to while it was sent"):
+            await files.upload(path, purpose="batch")
+    assert taken < size / 2
+
+
 def change_file(path: Path, change: str, size: int) -> None:
     if change == "overwrite":
         descriptor = os.open(path, os.O_WRONLY)
@@ -393,6 +426,36 @@ async def test_a_path_that_changes_while_its_end_is_on_the_way_is_an_integrity_e
             await files.upload(path, purpose="batch")
     assert told.value.file is not None
     assert told.value.file.id == "file-1"
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+@pytest.mark.parametrize("change", ["touch", "append", "overwrite"])
+@pytest.mark.parametrize("source", ["path", "object"])
+async def test_a_change_that_did_not_reach_what_is_stored_is_none(
+    path: Path, source: str, change: str, *, is_shown: bool
+) -> None:
+    async def store(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        body = await request.body()
+        assert CONTENT in body
+        if change == "touch":
+            os.utime(path, ns=(1, 1))
+        else:
+            change_file(path, "grow" if change == "append" else change, len(CONTENT))
+        await reply(json.dumps(stored))(attrs.evolve(request, headers={}), writer)
+
+    stored = {"id": "file-1", "bytes": len(CONTENT), "created_at": 1, "filename": "a"}
+    stored |= {"purpose": "batch"}
+    show = reply(CONTENT) if is_shown else reply("{}", status="403 Forbidden")
+    async with nothing_leaks(), raw_server(store, show) as raw, client_of(raw) as files:
+        with path.open("rb") as opened:
+            uploading = files.upload(path if source == "path" else opened, purpose="batch")
+            if is_shown and change != "overwrite":
+                assert (await uploading).id == "file-1"
+            else:
+                with pytest.raises(IntegrityError, match="while its end was on the way"):
+                    await uploading
+            assert source == "path" or opened.tell() == len(CONTENT)
+        assert raw.requests[1].line.startswith("GET /v1/files/file-1/content")
 
 
 @pytest.mark.parametrize("broken", ["fstat", "pread"])

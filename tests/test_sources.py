@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import ctypes
+import errno
 import gzip
 import io
 import mmap
@@ -420,6 +421,91 @@ async def test_a_file_of_the_kernel_has_content_beyond_its_length(threads: Watch
         assert (await source.open()).length in {None, len(path.read_bytes())}
         assert await whole(source) == path.read_bytes()
         assert await whole(source) == path.read_bytes()
+
+
+async def test_a_file_of_the_kernel_that_gives_all_or_nothing_is_read_whole(
+    threads: WatchedThreads,
+) -> None:
+    path = Path("/proc/sys/kernel/pid_max")
+    assert await whole(as_source(path, threads)) == path.read_bytes()
+
+
+async def test_a_file_that_another_process_has_a_lease_on_is_waited_for(
+    threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = os.open
+
+    def leased(path: str, flags: int) -> int:
+        if flags & os.O_NONBLOCK:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        return opening(path, flags)
+
+    path = written(tmp_path / "file", SMALL)
+    monkeypatch.setattr(os, "open", leased)
+    assert await whole(as_source(path, threads)) == SMALL
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError, io.UnsupportedOperation])
+async def test_a_file_object_that_knows_no_end_has_no_length(
+    threads: WatchedThreads, error: type[Exception]
+) -> None:
+    class Endless(io.BytesIO):
+        def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+            if whence == os.SEEK_END:
+                raise error("no end")
+            return super().seek(offset, whence)
+
+    class AsyncEndless:
+        def __init__(self) -> None:
+            self.inner = Endless(SMALL)
+
+        async def read(self, size: int) -> bytes:
+            return self.inner.read(size)
+
+        async def tell(self) -> int:
+            return self.inner.tell()
+
+        async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+            return self.inner.seek(offset, whence)
+
+    for file in (FileObjectOf(Endless(SMALL)), AsyncEndless()):
+        source = as_source(file, threads)
+        reader = await source.open()
+        assert reader.length is None
+        await reader.aclose()
+        assert await whole(source) == SMALL
+
+
+class FileObjectOf:
+    """What a file object is where it is no memory that can be looked at."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self.seekable, self.tell, self.seek, self.read = (
+            file.seekable,
+            file.tell,
+            file.seek,
+            file.read,
+        )
+
+
+@pytest.mark.parametrize("change", ["overwrite", "grow", "touch"])
+async def test_a_file_that_was_written_to_while_it_was_read_has_no_end(
+    threads: WatchedThreads, tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3_000_000))
+    reader = await as_source(path, threads).open()
+    seen = len(await reader.read())
+    if change == "touch":
+        os.utime(path, ns=(1, 1))
+    else:
+        with path.open("r+b" if change == "overwrite" else "ab") as file:
+            file.write(b"other")
+    with pytest.raises(SourceChangedError, match="upload it when nobody writes to it"):
+        while chunk := await reader.read():
+            seen += len(chunk)
+    assert seen >= 3_000_000
+    await reader.aclose()
 
 
 async def test_an_asynchronous_file_without_an_end_has_no_length(threads: WatchedThreads) -> None:

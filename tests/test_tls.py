@@ -14,7 +14,13 @@ import trustme
 from aiohttp import web
 from conftest import KEY, NO_RETRIES
 
-from aiofiles_api import APIConnectionError, APIResponseError, FilesClient
+from aiofiles_api import (
+    APIConnectionError,
+    APIResponseError,
+    FilesClient,
+    Progress,
+    SourceChangedError,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +78,26 @@ async def test_files_go_up_and_down_over_tls(
         for name in ("copy", "again"):  # over the same connection
             await files.download(file, tmp_path / name)
             assert (tmp_path / name).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("source", ["path", "object"])
+async def test_a_file_that_is_written_to_while_it_is_sent_is_never_stored(
+    address: str, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
+
+    def write(progress: Progress) -> None:
+        if progress.done:
+            os.utime(path, ns=(1, 1))
+
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    async with FilesClient(base_url=address, api_key=KEY, ssl=False) as files:
+        with path.open("rb") as opened, pytest.raises(SourceChangedError, match="nothing was"):
+            await files.upload(
+                path if source == "path" else opened, purpose="batch", progress=write
+            )
+        assert await files.read("file-1") == b""
 
 
 async def test_what_comes_for_a_download_that_was_cancelled_gets_into_no_other_ones_file(
