@@ -780,6 +780,25 @@ async def test_a_part_that_is_finished_while_another_waits_to_lock_it_is_left_al
     assert (tmp_path / "file").read_bytes() == b"second"
 
 
+async def test_a_part_that_is_finished_before_it_is_opened_is_made_anew(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, opening = kept_part(tmp_path / "file", threads), os.open
+    await part.prepare()
+    await leave(kept_part(tmp_path / "file", threads), b"left")
+
+    def finish_before(path: str, flags: int, mode: int = 0o777) -> int:
+        if not flags & os.O_CREAT:
+            monkeypatch.undo()
+            os.unlink(path)
+        return opening(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", finish_before)
+    await part.commit([CONTENT])
+    [path] = tmp_path.iterdir()
+    assert path.read_bytes() == CONTENT
+
+
 async def test_a_part_that_was_replaced_before_the_lock_is_opened_anew(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
