@@ -83,6 +83,7 @@ class AsyncBinaryFile(Protocol):
 class _SeekableFile(BinaryFile, Protocol):
     """What a file object may have besides; whether it works is seen when it is tried."""
 
+    def fileno(self) -> int: ...
     def seekable(self) -> bool: ...
     def tell(self) -> int: ...
     def seek(self, offset: int, whence: int = ..., /) -> int: ...
@@ -377,14 +378,32 @@ def _is_other(now: os.stat_result, before: os.stat_result) -> bool:
 
 
 class _PipeReader:
-    """A pipe, a terminal or a device: it may be silent for long, and a thread must not be."""
+    """A pipe, a terminal or a device: it may be silent for long, and a thread must not wait for it.
+
+    Args:
+        threads: Where to read.
+        descriptor: Gives the number to be watched.
+        read: Reads what there is, up to so many bytes.
+        what: What it is, for the message.
+        close: Called in a thread at the end.
+    """
 
     length: int | None = None
 
-    def __init__(self, threads: Threads, descriptor: int, what: str) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        descriptor: Callable[[], int],
+        read: Callable[[int], object],
+        what: str,
+        *,
+        close: Callable[[], object] | None = None,
+    ) -> None:
         self._threads = threads
         self._descriptor = descriptor
+        self._read = read
         self._what = what
+        self._close = close
 
     async def read(self) -> Buffer:
         while True:
@@ -393,19 +412,19 @@ class _PipeReader:
                 return chunk
 
     def _poll(self) -> bytes | None:
-        poller = select.poll()
-        poller.register(self._descriptor, select.POLLIN)
-        if not poller.poll(_PIPE_POLL):
-            return None
         try:
-            return os.read(self._descriptor, _CHUNK)
+            poller = select.poll()
+            poller.register(self._descriptor(), select.POLLIN)
+            chunk = self._read(_CHUNK) if poller.poll(_PIPE_POLL) else None
         except BlockingIOError:
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unreadable(self._what, error) from error
+        return None if chunk is None else _checked_chunk(chunk, self._what)
 
     async def aclose(self) -> None:
-        await self._threads.run(partial(os.close, self._descriptor))
+        if self._close is not None:
+            await self._threads.run(self._close)
 
 
 class _PathSource:
@@ -443,7 +462,13 @@ class _PathSource:
                 raise SourceError(msg)
             if not stat.S_ISREG(status.st_mode):
                 keep_open = self._is_consumed_pipe = True
-                return _PipeReader(self._threads, descriptor, self._what)
+                return _PipeReader(
+                    self._threads,
+                    lambda: descriptor,
+                    lambda size: os.read(descriptor, size),
+                    self._what,
+                    close=partial(os.close, descriptor),
+                )
             # Asked once: it changes as other transfers come and go.
             limit = max(_SMALL, self._chunk_size())
             if status.st_size <= limit:
@@ -507,6 +532,10 @@ class _FileSource:
         length = self._rewind()
         read = partial(_read_chunk, self._read, self._chunk_size, self._what)
         start = self._start
+        if start is None and (read_ready := _reads_what_is_ready(self._file)) is not None:
+            return _PipeReader(
+                self._threads, self._file.fileno, partial(self._read_with, read_ready), self._what
+            )
         if start is None or length is None or length <= _SMALL or not _is_plain(self._file):
             return _ThreadReader(self._threads, read, length=length)
         try:
@@ -537,8 +566,11 @@ class _FileSource:
             raise _unreadable(self._what, error) from error
 
     def _read(self, size: int) -> object:
+        return self._read_with(self._file.read, size)
+
+    def _read_with(self, read: Callable[[int], object], size: int) -> object:
         self._consumed = True
-        return self._file.read(size)
+        return read(size)
 
     def _leave(self, place: int) -> None:
         """Leave the file object where reading as much would have."""
@@ -701,6 +733,17 @@ def _is_plain(file: object) -> TypeGuard[io.BufferedReader]:
     if type(file) is io.BufferedReader or type(file) is io.BufferedRandom:
         raw = file.raw
     return type(raw) is io.FileIO and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+
+
+def _reads_what_is_ready(file: object) -> Callable[[int], object] | None:
+    """Return what reads from a pipe's file object without waiting for more than there is."""
+    raw, read = file, getattr(file, "read", None)
+    if type(file) is io.BufferedReader:
+        raw, read = file.raw, file.read1
+    with suppress(OSError, ValueError):  # closed
+        if type(raw) is io.FileIO and not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+            return read
+    return None
 
 
 async def _open_in_thread(threads: Threads, open_reader: Callable[[], Reader]) -> Reader:

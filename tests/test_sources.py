@@ -338,6 +338,9 @@ KINDS: dict[str, Kind] = {
     "async one buffer": Kind(lambda _, __, content: async_one_buffer(content), False, False),
     "only async read": Kind(lambda _, __, content: OnlyAsyncRead(content), False, False),
     "pipe object": Kind(lambda stack, _, content: piped(stack, content), False, False),
+    "raw pipe object": Kind(
+        lambda stack, _, content: cast("io.BufferedReader", piped(stack, content)).raw, False, False
+    ),
     "fifo": Kind(fifo, False, False),
     "standard input": Kind(lambda stack, _, content: standard_input(stack, content), False, False),
     "list": Kind(lambda _, __, content: list(lines(content)), has_length=False),
@@ -522,6 +525,48 @@ async def test_an_asynchronous_file_without_an_end_has_no_length(threads: Watche
     assert (await source.open()).length is None
     assert await whole(source) == SMALL
     assert await whole(source) == SMALL
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_a_pipe_that_is_silent_holds_no_thread(
+    threads: WatchedThreads, buffering: int
+) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=buffering) as file:
+        reader = await as_source(file, threads).open()
+        for piece in (b"some", b"and more"):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await reader.read()
+            assert time.monotonic() - began < 1
+            os.write(writing, piece)
+            assert await reader.read() == piece
+        os.close(writing)
+        assert await reader.read() == b""
+        await reader.aclose()
+        assert not file.closed
+
+
+async def test_a_pipe_that_was_read_from_gives_what_is_in_its_buffer(
+    threads: WatchedThreads,
+) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        os.write(writing, b"a line\nand the rest")
+        assert file.readline() == b"a line\n"
+        os.close(writing)
+        assert await whole(as_source(file, threads)) == b"and the rest"
+
+
+async def test_a_pipe_that_is_closed_meanwhile_is_a_source_error(threads: WatchedThreads) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        reader = await as_source(file, threads).open()
+        file.close()
+        with pytest.raises(SourceError, match="closed file"):
+            await reader.read()
+    os.close(writing)
 
 
 async def test_a_device_is_read_to_its_end(threads: WatchedThreads) -> None:
