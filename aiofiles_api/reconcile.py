@@ -223,7 +223,7 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
     if not candidates:
         return None
     try:
-        digest = await _digest_of_source(session, upload.source)
+        digest = await _digest_of_source(session, upload.source, upload.length)
     except SourceNotReplayableError as error:
         rest = (
             f"the source cannot be read again to compare it with {_names(candidates)}: compare and"
@@ -337,20 +337,19 @@ async def holds_beginning_of(session: SessionManager, file: FileObject, source: 
     """Return whether a stored file is what its source now begins with, as far as can be told."""
     try:
         stored = await digest_of_content(session, file)
-        return stored == await _digest_of_source(session, source, most=file.bytes)
+        return stored == await _digest_of_source(session, source, file.bytes)
     except (APIError, IntegrityError, SourceError):
         return False
 
 
-async def _digest_of_source(
-    session: SessionManager, source: Source, *, most: int | None = None
-) -> bytes:
+async def _digest_of_source(session: SessionManager, source: Source, length: int) -> bytes:
+    """Return the digest of as much as was sent; what was appended since is another matter."""
     digest = hashlib.sha256()
     reader = await source.open()
     try:
         read = 0
-        while (most is None or read < most) and (chunk := await reader.read()):
-            piece = chunk if most is None else chunk[: most - read]
+        while read < length and (chunk := await reader.read()):
+            piece = chunk[: length - read]
             read += len(piece)
             await session.threads.run(partial(digest.update, piece))
         if isinstance(reader, FileReader):

@@ -390,6 +390,25 @@ async def test_a_path_is_read_again_to_be_compared(tmp_path: Path) -> None:
     assert shelf.posts == 1
 
 
+@pytest.mark.parametrize("size", [20_000, 2_000_000])
+async def test_what_was_appended_meanwhile_makes_it_no_other_file(
+    tmp_path: Path, size: int
+) -> None:
+    class Appending(Shelf):
+        def add(
+            self, content: bytes, *, age: int = 0, filename: str = "upload"
+        ) -> dict[str, object]:
+            os.truncate(path, size + 1)
+            return super().add(content, age=age, filename=filename)
+
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(os.urandom(size))
+    shelf = Appending(losses=1)
+    async with shelved(shelf) as (_, files):
+        assert (await files.upload(path, purpose="batch")).bytes == size
+    assert (shelf.posts, len(shelf.files)) == (1, 1)
+
+
 async def test_many_uploads_of_one_kind_never_take_each_others_file() -> None:
     shelf = Shelf(losses=30)
     contents = [os.urandom(1_000) for _ in range(60)] + [b"x" * 1_000] * 6
