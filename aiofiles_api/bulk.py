@@ -57,6 +57,10 @@ _PATIENCE = 0.02
 """Seconds for which an item that is there waits at most for others of the same hop."""
 
 
+_LONGEST_PATIENCE = 0.25
+"""The same, where the next item does not come for long."""
+
+
 @attrs.frozen
 class Outcome(Generic[Item, Result]):
     """What became of one item of a bulk operation.
@@ -295,11 +299,14 @@ class _Engine(Generic[Item, J]):
             while not is_over:
                 room = await self._take_all_places()
                 hop = threads.start(partial(puller.advance, room))
+                patience = _PATIENCE
                 try:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_PATIENCE):
-                            await until_done(hop)
-                    room -= self._put_all(puller.taken)
+                    while not hop.done():
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(patience):
+                                await until_done(hop)
+                        room -= self._put_all(puller.taken)
+                        patience = min(patience * 2, _LONGEST_PATIENCE)
                     is_over = await join(hop)
                 finally:
                     await settle(hop)

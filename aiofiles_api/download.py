@@ -280,7 +280,7 @@ class ContentStream:
         self._session = session
         self._start = start
         self._began: float | None = None
-        self._is_open = False
+        self._is_open = self._was_open = False
         self._content = Content(session, file_id(file), start=start, expected=_known_length(file))
 
     @property
@@ -295,7 +295,7 @@ class ContentStream:
         return self._content.content_type
 
     async def __aenter__(self) -> Self:
-        if self._began is not None:
+        if self._was_open:
             msg = "a stream is read once; ask for another with stream()"
             raise InvalidArgumentError(msg)
         self._began = asyncio.get_running_loop().time()
@@ -308,7 +308,7 @@ class ContentStream:
                 raise
             msg = f"start: {self._start:,} is beyond the {total:,} bytes of the content"
             raise InvalidArgumentError(msg) from error
-        self._is_open = True
+        self._is_open = self._was_open = True
         return self
 
     async def __aexit__(
@@ -374,7 +374,7 @@ class Content:
         self._to_skip = 0
         self._part_end: int | None = None
         self._etag: str | None = None
-        self._asked_from = start
+        self._start = self._asked_from = start
         self._ends_with_connection = False
         self._takes_ranges = True
         self._is_complete = False
@@ -413,9 +413,7 @@ class Content:
                 if chunk:
                     return chunk
                 await self.aclose()
-                if self._ends_with_connection and await self._was_cut():
-                    await self._go_on_behind_cut()
-                else:
+                if not (self._ends_with_connection and await self._go_on_if_cut()):
                     await self._finish()
         return b""
 
@@ -487,13 +485,14 @@ class Content:
 
     def _check_same(self, etag: str | None) -> None:
         """Refuse to put together what a server says is of different contents."""
-        if self._etag is not None and etag is not None and etag != self._etag:
+        has_some = self.position > self._start
+        if has_some and self._etag is not None and etag is not None and etag != self._etag:
             msg = (
                 f"downloading {self._identifier}: the content has changed since its first bytes"
                 " came (another ETag); try again"
             )
             raise IntegrityError(msg)
-        self._etag = etag
+        self._etag = etag or self._etag
 
     def _check_encoding(self, exchange: Exchange) -> None:
         encoding = exchange.headers.get("Content-Encoding", "identity")
@@ -522,22 +521,25 @@ class Content:
             return chunk
         return b""
 
-    async def _was_cut(self) -> bool:
-        """Return whether a reply that ends with its connection has brought some, and not all.
+    async def _go_on_if_cut(self) -> bool:
+        """Wait for another attempt if a reply that ended with its connection came to no end.
 
-        Where it has brought nothing new, asking once more would not either.
+        Where it tells no end, and has brought nothing new, asking once more would not either.
         """
-        if self.position <= self._asked_from:
+        if self._part_end is not None:
+            if self.position >= self._part_end:
+                return False
+            msg = f"downloading {self._identifier}: the connection was closed in the middle"
+            await self._retries.pause(APIConnectionError(f"{msg}; try again"))
+            return True
+        if self.position <= self._asked_from or self.position >= await self._find_total():
             return False
-        end = await self._find_total() if self._part_end is None else self._part_end
-        return self.position < end
-
-    async def _go_on_behind_cut(self) -> None:
         cut = self._wrong_length(f"{self.position:,} came before the connection was closed")
         try:
             await self._retries.pause(APIConnectionError(str(cut)))
         except APIError as error:
             raise cut from error
+        return True
 
     async def _finish(self) -> None:
         """Judge whether a reply that has ended is whole, and the content with it."""

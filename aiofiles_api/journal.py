@@ -580,7 +580,8 @@ class _Database:
         """Return the rows that a condition holds for."""
         query = f"SELECT {_COLUMNS} FROM entry WHERE {where} ORDER BY number"  # noqa: S608 - our own
         return [
-            _read_row(columns, self._path) for columns in self._connection.execute(query, values)
+            _read_row(columns, self._path)
+            for columns in self._connection.execute(query, tuple(map(_storable, values)))
         ]
 
     def write(self, rows: Sequence[tuple[object, ...]]) -> None:

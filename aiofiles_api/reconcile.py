@@ -21,7 +21,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
@@ -31,6 +31,7 @@ import attrs
 
 from aiofiles_api.download import Content
 from aiofiles_api.errors import (
+    APIConnectionError,
     APIError,
     APIResponseError,
     APIStatusError,
@@ -54,7 +55,7 @@ from aiofiles_api.protocol import (
     server_time,
 )
 from aiofiles_api.session import SessionManager
-from aiofiles_api.sources import FileReader, Source
+from aiofiles_api.sources import FileReader, PathSource, Source
 
 __all__ = [
     "Claims",
@@ -95,8 +96,12 @@ _MOST_PAGES = 100
 _MOST_CANDIDATES = 100
 
 _LATE = (1.0, 2.0, 4.0, 6.0, 7.0)
-"""Seconds between looks after a timeout: a server that was slow may store late."""
+"""Seconds between looks after a timeout: a server that was slow may store late. One that cut the
+connection was not slow, and gets the first."""
 
+
+_LONGEST_COMPARISON = 60.0
+"""Seconds after which it is not known whether a stored file is what its source begins with."""
 
 _END_OF_TIME = 2**62
 """What a server says beyond that is no time, and too much for a database."""
@@ -201,11 +206,7 @@ async def find_stored(
     Raises:
         UploadUncertainError: It cannot be found out.
     """
-    error = upload.error
-    is_timeout = isinstance(error, APITimeoutError) or (
-        isinstance(error, APIStatusError) and error.status_code == 504  # noqa: PLR2004 - Gateway Timeout
-    )
-    for delay in (0.0, *(_LATE if is_timeout else ())):
+    for delay in (0.0, *_later_looks(upload.error)):
         await asyncio.sleep(delay)
         async with claims.look(upload.kind):
             # Uploads that wait for the end of this look may hold every slot of the queue.
@@ -218,17 +219,28 @@ async def find_stored(
     return None
 
 
+def _later_looks(error: FilesError) -> Sequence[float]:
+    """Return the seconds between further looks: a server that gave no answer may store late."""
+    status = error.status_code if isinstance(error, APIStatusError) else None
+    if isinstance(error, APITimeoutError) or status == 504:  # noqa: PLR2004 - Gateway Timeout
+        return _LATE
+    is_cut = isinstance(error, APIConnectionError) or status == 502  # noqa: PLR2004 - Bad Gateway
+    return _LATE[:1] if is_cut else ()
+
+
 async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> FileObject | None:
     candidates = await _explained(upload, (), partial(_candidates, session, claims, upload))
     if not candidates:
         return None
     try:
         digest = await _digest_of_source(session, upload.source, upload.length)
-    except SourceNotReplayableError as error:
+    except SourceError as error:
         rest = (
             f"the source cannot be read again to compare it with {_names(candidates)}: compare and"
-            " delete by hand, or upload with spool=True"
+            " delete by hand"
         )
+        if isinstance(error, SourceNotReplayableError):
+            rest += ", or upload with spool=True"
         raise uncertain_error(upload.request, upload.error, rest, candidates) from error
     hidden = upload.hidden
     hidden.clear()
@@ -239,6 +251,12 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
             return candidate
         if found is None:
             hidden.append(candidate)
+    if isinstance(upload.source, PathSource) and upload.source.has_changed:
+        rest = (
+            "the source has changed since, so that it cannot be compared with"
+            f" {_names(candidates)}: compare and delete by hand"
+        )
+        raise uncertain_error(upload.request, upload.error, rest, candidates)
     if hidden:
         _log.warning(
             "%s: all was sent and no result came; %s may be it, but the server does not show the"
@@ -336,9 +354,10 @@ async def _page(
 async def holds_beginning_of(session: SessionManager, file: FileObject, source: Source) -> bool:
     """Return whether a stored file is what its source now begins with, as far as can be told."""
     try:
-        stored = await digest_of_content(session, file)
-        return stored == await _digest_of_source(session, source, file.bytes)
-    except (APIError, IntegrityError, SourceError):
+        async with asyncio.timeout(_LONGEST_COMPARISON):
+            stored = await digest_of_content(session, file)
+            return stored == await _digest_of_source(session, source, file.bytes)
+    except (APIError, IntegrityError, SourceError, TimeoutError):
         return False
 
 

@@ -107,12 +107,15 @@ class Recovery:
             UploadUncertainError: It cannot be found out.
         """
         pause = _FIRST_PAUSE
+        # By a clock that nobody sets, though the other one may have been since.
+        unsettled = min(max(alive_at + SETTLED - time.time(), 0.0), SETTLED)
+        settled_at = time.monotonic() + unsettled
         try:
             begun = await self._begun(rows)
             while True:
                 begun = await self._look_once(begun)
-                left = alive_at + SETTLED - time.time()
-                if not begun or not 0 < left <= SETTLED:
+                left = settled_at - time.monotonic()
+                if not begun or left <= 0:
                     break
                 await asyncio.sleep(min(pause, left))
                 pause *= 2

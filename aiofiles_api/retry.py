@@ -1,6 +1,7 @@
 """Pure decision: may a failed attempt be made again, and after how long?
 
-The error says whether it is worth it (`retryable`) and what the server asked for (`retry_after`).
+The error says whether it is worth it (`retryable`) and what the server asked for (`retry_after`),
+which the first retry waits for exactly, and later ones at least.
 Otherwise the delay is exponential with full jitter: any time up to a bound that doubles with each
 attempt, so that many clients that failed together do not come back together
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
@@ -75,16 +76,16 @@ def delay_before_retry(
     """
     if not error.retryable or attempt >= policy.attempts:
         return None
-    asked = error.retry_after if isinstance(error, APIStatusError) else None
-    if asked is not None and asked > 0:
-        if asked > policy.max_retry_after:
-            return None
-        delay = asked
-    else:
-        # Also where it asks for no wait, as a date does that has just passed: all attempts at once
-        # would be over before a server that is overloaded is well again.
+    asked = (error.retry_after if isinstance(error, APIStatusError) else None) or 0.0
+    if asked > policy.max_retry_after:
+        return None
+    delay = asked
+    # Of those who wait for the same moment one may be served; and all attempts at waits of a few
+    # milliseconds, or of none, would be over before an overloaded server is well again.
+    if asked <= 0 or attempt > 1:
         # The exponent is capped before it can overflow a float.
-        delay = random() * min(policy.backoff * 2.0 ** min(attempt - 1, 64), policy.max_backoff)
+        bound = min(policy.backoff * 2.0 ** min(attempt - 1, 64), policy.max_backoff)
+        delay = max(asked, random() * bound)
     if policy.deadline is not None and elapsed + delay >= policy.deadline:
         return None
     return delay

@@ -35,6 +35,7 @@ __all__ = [
     "BinaryFile",
     "Buffer",
     "FileReader",
+    "PathSource",
     "Reader",
     "Source",
     "UploadSource",
@@ -168,7 +169,7 @@ def as_source(
         InvalidArgumentError: It is none of the kinds of `UploadSource`.
     """
     if isinstance(upload, str | os.PathLike):
-        return _PathSource(upload, threads, chunk_size)
+        return PathSource(upload, threads, chunk_size)
     if _is_memory(upload):
         return _MemorySource(upload)
     name = _name_of(upload)
@@ -427,8 +428,14 @@ class _PipeReader:
             await self._threads.run(self._close)
 
 
-class _PathSource:
-    """A path, opened anew for each attempt."""
+class PathSource:
+    """A path, opened anew for each attempt.
+
+    Attributes:
+        sent: Length and time of last change (ns) of the file that was opened last; `None` for a
+            pipe.
+        has_changed: Whether these were not always the same.
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], threads: Threads, chunk_size: ChunkSize
@@ -438,13 +445,17 @@ class _PathSource:
         self._what = f"the file {os.fsdecode(self._path)!r}"
         self._threads = threads
         self._is_consumed_pipe = False
+        self.sent: tuple[int, int] | None = None
+        self.has_changed = False
         self.name: str | None = os.path.basename(os.fsdecode(self._path)) or None
 
     @property
     def is_spent(self) -> bool:
+        """Whether it was a pipe, and consumed."""
         return self._is_consumed_pipe
 
     async def open(self) -> Reader:
+        """Return a reader that stands at the beginning of what is there now."""
         if self.is_spent:
             raise _not_replayable(self._what)
         return await _open_in_thread(self._threads, self._open)
@@ -469,6 +480,9 @@ class _PathSource:
                     self._what,
                     close=partial(os.close, descriptor),
                 )
+            now = (status.st_size, status.st_mtime_ns)
+            self.has_changed |= self.sent is not None and self.sent != now
+            self.sent = now
             # Asked once: it changes as other transfers come and go.
             limit = max(_SMALL, self._chunk_size())
             if status.st_size <= limit:

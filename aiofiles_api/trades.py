@@ -57,7 +57,7 @@ from aiofiles_api.progress import Progress, ProgressSink
 from aiofiles_api.protocol import delete_request, read_deleted, read_file, retrieve_request
 from aiofiles_api.reconcile import OnUncertain
 from aiofiles_api.recovery import Recovery
-from aiofiles_api.sources import UploadSource
+from aiofiles_api.sources import PathSource, UploadSource
 from aiofiles_api.upload import upload
 
 __all__ = [
@@ -138,6 +138,7 @@ class Work(Job[Item, Result]):
         is_changed: Whether the row is to be written again.
         name: A download's name in its directory, as soon as it has one.
         twins: Jobs of the same run for the very same item, which share its outcome.
+        source: What an upload is sent from.
     """
 
     key: str = ""
@@ -148,6 +149,7 @@ class Work(Job[Item, Result]):
     is_changed: bool = False
     name: str | None = None
     twins: list[Work[Item, Result]] = attrs.field(factory=list)
+    source: PathSource | None = None
 
     @property
     def was_begun(self) -> bool:
@@ -272,7 +274,7 @@ class Trade(ABC, Generic[Item, Result]):
             row = job.row = Row(number, job.place, self._kind, job.key, server=self._server)
         job.is_changed = True
         job.begun_at = row.started_at if row.state == "started" else None
-        row.tries += row.state == "failed"
+        row.tries += row.state in {"failed", "done"}
         row.state = "started"
         row.reason = None
         row.attempts = 0
@@ -419,10 +421,15 @@ class Uploads(Trade[Upload, FileObject]):
     async def do(self, job: Work[Upload, FileObject]) -> FileObject:
         """Upload an item."""
         item = self._how.complete(job.item)
+        source: UploadSource | PathSource = item.source
+        if job.row is not None:
+            # By the path that was written down, which stays the same in another directory.
+            path, share = job.version.path, self.session.sending.share
+            source = job.source = PathSource(path, self.session.threads, share)
         return await upload(
             self.session,
             self.claims,
-            item.source,
+            source,
             purpose=item.purpose or "",
             filename=item.filename,
             content_type=item.content_type,
@@ -436,7 +443,9 @@ class Uploads(Trade[Upload, FileObject]):
 
     def _idempotency_key(self, row: Row) -> str:
         """Return a key that is the same for an upload until it has failed for good."""
-        text = f"{self.journal.identity} {row.number} {row.tries}"
+        # The number alone may be given again in a journal that was restored from an old copy.
+        what = f"{row.place.hex()} {row.size}"
+        text = f"{self.journal.identity} {row.number} {row.tries} {what}"
         return base64.urlsafe_b64encode(blake2b(text.encode(), digest_size=24).digest()).decode()
 
     async def record(
@@ -493,10 +502,13 @@ class Uploads(Trade[Upload, FileObject]):
         return job.version.is_same(row.size, row.mtime_ns, row.sha256)
 
     async def check_done(self, jobs: Sequence[Work[Upload, FileObject]]) -> None:
-        """Take the results that the journal has."""
+        """Take the results that the journal has, unless the server has deleted them by now."""
         for job in jobs:
             row, version = job.known_row, job.version
-            job.succeed(file_from(row.result or ""))
+            file = file_from(row.result or "")
+            if file.expires_at is not None and file.expires_at <= time.time():
+                continue
+            job.succeed(file)
             known = (row.mtime_ns, row.sha256)
             if known != (version.mtime_ns, version.sha256 or row.sha256):
                 # Touched since, or its digest is known only now: for the run that comes next.
@@ -529,12 +541,16 @@ class Uploads(Trade[Upload, FileObject]):
 
     def describe_result(
         self,
-        job: Work[Upload, FileObject],  # noqa: ARG002 - what the others need
+        job: Work[Upload, FileObject],
         result: FileObject,
         row: Row,
     ) -> None:
-        """Write down the file's id."""
+        """Write down the file's id, and what was sent if that is not what was to be."""
         row.file_id = result.id
+        sent = None if job.source is None else job.source.sent
+        if sent is not None and sent != (job.version.size, job.version.mtime_ns):
+            row.size, row.mtime_ns = sent
+            row.sha256 = None
 
 
 def _add_digests(jobs: Sequence[Work[Upload, FileObject]]) -> None:

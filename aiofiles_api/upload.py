@@ -46,6 +46,7 @@ from aiofiles_api.session import Retries, SessionManager
 from aiofiles_api.sources import (
     Buffer,
     FileReader,
+    PathSource,
     Reader,
     Source,
     UploadSource,
@@ -73,7 +74,7 @@ _PIECE = 256 * 1024
 async def upload(
     session: SessionManager,
     claims: Claims,
-    source: UploadSource,
+    source: UploadSource | PathSource,
     *,
     purpose: str,
     filename: str | None,
@@ -97,7 +98,11 @@ async def upload(
     check_text("content_type", content_type)
     expiry = None if expires_after is None else ExpiresAfter.of(expires_after)
     fields = upload_fields(purpose, expiry)
-    given = as_source(source, session.threads, chunk_size=session.sending.share)
+    given: Source
+    if isinstance(source, PathSource):
+        given = source
+    else:
+        given = as_source(source, session.threads, chunk_size=session.sending.share)
     name = given.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
     copied = spooled(given, session.threads) if spool else nullcontext(given)
@@ -188,6 +193,8 @@ class _Sending:
             file = read_file(self._request, reply)
             # Claimed before anybody may look again.
             self._claims.claim(file)
+            # Others may look from here on, whose end uploads with all slots wait for.
+            self._end_to_await()
             await self._check_stored(file)
         finally:
             self._end_to_await()

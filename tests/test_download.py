@@ -543,9 +543,10 @@ PARTIAL = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10"
     [
         ([cut_short(SMALL[4:], PARTIAL)], 2),
         ([cut_short(SMALL[4:6], PARTIAL), reply(SMALL)], 3),
+        ([cut_short(b"", PARTIAL), reply(SMALL)], 3),
         ([cut_short(SMALL[:7]), cut_short(SMALL)], 3),
     ],
-    ids=["the rest", "some of the rest", "a server without ranges"],
+    ids=["the rest", "some of the rest", "nothing of the rest", "a server without ranges"],
 )
 async def test_a_body_that_ends_with_its_connection_is_continued_where_it_was_cut(
     tmp_path: Path, rest: list[Script], requests: int
@@ -569,6 +570,44 @@ async def test_a_body_that_always_ends_too_early_is_an_integrity_error(tmp_path:
         with pytest.raises(IntegrityError, match="must be 10, but 4 came"):
             await files.download(described(), tmp_path / "copy")
         assert len(raw.requests) == 4
+
+
+async def test_a_part_that_always_ends_too_early_is_kept(tmp_path: Path) -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True)
+    short = cut_short(SMALL[4:6], PARTIAL)
+    async with (
+        nothing_leaks(),
+        raw_server(cut, short, reply(SMALL)) as raw,
+        client_of(raw) as files,
+    ):
+        for _ in range(2):
+            with pytest.raises(APIConnectionError):
+                await files.download(described(), tmp_path / "copy", resume=True)
+        result = await files.download(described(), tmp_path / "copy", resume=True)
+        assert result.resumed_from == 6
+    assert (tmp_path / "copy").read_bytes() == SMALL
+
+
+async def test_another_content_matters_only_where_some_has_come() -> None:
+    cut = reply(b"", length=len(SMALL), close=True, headers={"ETag": '"old"'})
+    async with (
+        raw_server(cut, reply(SMALL, headers={"ETag": '"new"'})) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+        files.stream("file-1") as stream,
+    ):
+        assert b"".join([chunk async for chunk in stream]) == SMALL
+
+
+async def test_a_stream_that_could_not_be_opened_may_be_entered_again() -> None:
+    async with (
+        raw_server(reply("{}", status="503 No"), reply(SMALL)) as raw,
+        client_of(raw) as files,
+    ):
+        stream = files.stream("file-1")
+        with pytest.raises(InternalServerError):
+            await stream.__aenter__()
+        async with stream:
+            assert b"".join([chunk async for chunk in stream]) == SMALL
 
 
 @pytest.mark.parametrize(

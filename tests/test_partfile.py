@@ -842,6 +842,21 @@ def nothing_open() -> Iterator[None]:
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+async def test_whoever_finds_the_part_in_use_keeps_nothing(
+    threads: Threads, tmp_path: Path
+) -> None:
+    first, second = (kept_part(tmp_path / "file", threads) for _ in range(2))
+    for part in (first, second):
+        await part.prepare()
+        await part.append([CONTENT])
+        await part.written()
+    assert len(list(tmp_path.iterdir())) == 2
+    await second.keep([])
+    assert len(list(tmp_path.iterdir())) == 1
+    await first.keep([])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 async def test_what_another_one_left_meanwhile_is_not_continued(
     threads: Threads, tmp_path: Path
 ) -> None:

@@ -242,7 +242,7 @@ async def test_candidates_that_are_not_shown_are_named_and_the_file_is_sent_agai
     async with shelved(shelf) as (_, files):
         file = await files.upload(CONTENT, purpose="batch")
     assert (file.id, shelf.posts) == ("file-1", 2)
-    [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
+    warning, *_ = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert "file-0" in warning.getMessage()
 
 
@@ -407,6 +407,83 @@ async def test_what_was_appended_meanwhile_makes_it_no_other_file(
     async with shelved(shelf) as (_, files):
         assert (await files.upload(path, purpose="batch")).bytes == size
     assert (shelf.posts, len(shelf.files)) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["rewritten", "removed"])
+@pytest.mark.parametrize("size", [20_000, 2_000_000])
+async def test_a_source_that_cannot_be_compared_any_more_leaves_it_uncertain(
+    tmp_path: Path, size: int, change: str
+) -> None:
+    class Changing(Shelf):
+        async def _post(self, request: RawRequest, writer: asyncio.StreamWriter) -> None:
+            await super()._post(request, writer)
+            path.unlink()
+            if change == "rewritten":
+                path.symlink_to(tmp_path / "other")
+
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(os.urandom(size))
+    (tmp_path / "other").write_bytes(os.urandom(size))
+    shelf = Changing(losses=1)
+    async with shelved(shelf) as (_, files):
+        with pytest.raises(UploadUncertainError, match="compare and delete by hand") as told:
+            await files.upload(path, purpose="batch")
+    assert [file.id for file in told.value.candidates] == ["file-0"]
+    assert (shelf.posts, len(shelf.files)) == (1, 1)
+
+
+async def test_a_file_that_is_stored_after_its_connection_was_cut_is_found() -> None:
+    shelf = Shelf(losses=1, late=0.3)
+    async with shelved(shelf) as (_, files):
+        assert (await files.upload(CONTENT, purpose="batch")).id == "file-0"
+    assert shelf.posts == 1
+
+
+async def test_a_result_that_is_compared_holds_up_nobody_who_looks(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abcd"]
+    for path in paths:
+        path.write_bytes(path.name.encode() * 3_000_000)
+    came = {path.name: asyncio.Event() for path in paths}
+    answers = asyncio.Event()
+    stored: dict[str, dict[str, object]] = {}
+
+    async def serve(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        without_body = attrs.evolve(request, headers={})
+        if "/content" in request.line:
+            name = request.line.partition("file-")[2][0]
+            await reply(name.encode() * 3_000_000)(request, writer)
+        elif request.line.startswith("GET"):
+            await reply(json.dumps({"data": list(stored.values()), "has_more": False}))(
+                request, writer
+            )
+        else:
+            name = (await request.body()).partition(b'filename="')[2][:1].decode()
+            is_first = not came[name].is_set()
+            came[name].set()
+            if name == "b" and is_first:
+                await reply("{}", status="500 No")(without_body, writer)
+                return
+            stored[name] = {"id": f"file-{name}", "bytes": 3_000_000, "created_at": 1}
+            stored[name] |= {"filename": name, "purpose": "batch"}
+            if name == "a":
+                await answers.wait()
+                os.utime(paths[0], ns=(1, 1))
+            await reply(json.dumps(stored[name]))(without_body, writer)
+
+    async with (
+        raw_server(serve) as raw,
+        client_of(raw, retry=QUICK_RETRIES, max_connections=2) as files,
+        asyncio.timeout(20),
+    ):
+        uploads = []
+        for path in paths:
+            uploads.append(asyncio.create_task(files.upload(path, purpose="batch")))
+            if path.name in "ab":
+                await came[path.name].wait()
+        await asyncio.sleep(0.5)
+        answers.set()
+        results = await asyncio.gather(*uploads)
+    assert [file.filename for file in results] == list("abcd")
 
 
 async def test_many_uploads_of_one_kind_never_take_each_others_file() -> None:

@@ -70,7 +70,7 @@ def test_a_delay_stays_within_every_bound(
     assert attempt < policy.attempts
     assert 0 <= delay < math.inf
     asked = getattr(error, "retry_after", None) or 0
-    assert delay <= (policy.max_retry_after if asked > 0 else policy.max_backoff)
+    assert delay <= max(policy.max_retry_after if asked > 0 else 0.0, policy.max_backoff)
     if policy.deadline is not None:
         assert elapsed + delay < policy.deadline
 
@@ -117,6 +117,15 @@ def test_the_bound_doubles_with_each_attempt_up_to_the_largest(
         policy, failure(), attempt=attempt, elapsed=0.0, random=lambda: fraction
     )
     assert delay == fraction * min(policy.backoff * 2 ** (attempt - 1), policy.max_backoff)
+
+
+def test_waits_grow_where_a_server_asks_for_short_ones_again_and_again() -> None:
+    policy = RetryPolicy(attempts=8, backoff=0.5)
+    delays = [
+        delay_before_retry(policy, failure(0.05), attempt=n, elapsed=0.0, random=lambda: 0.5)
+        for n in range(1, 8)
+    ]
+    assert delays == [0.05, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0]
 
 
 @pytest.mark.parametrize("asked", [0.0, -3.0])

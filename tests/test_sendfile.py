@@ -379,6 +379,22 @@ async def test_a_path_that_changes_when_all_of_it_has_been_sent_is_never_stored(
     with pytest.raises(SourceChangedError, match="nothing was stored"):
         await files.upload(path, purpose="batch", progress=touch)
     assert [file async for file in files.list()] == []
+    assert not files._claims._awaiting
+
+
+async def test_a_change_while_others_look_is_seen_before_the_last_piece(
+    files: FilesClient, path: Path
+) -> None:
+    async def change() -> None:
+        await asyncio.sleep(0.3)
+        change_file(path, "overwrite", len(CONTENT))
+
+    async with files._claims.look(("batch", len(CONTENT))), asyncio.TaskGroup() as group:
+        uploading = asyncio.create_task(files.upload(path, purpose="batch"))
+        group.create_task(change())
+    with pytest.raises(SourceChangedError, match="nothing was stored"):
+        await uploading
+    assert [file async for file in files.list()] == []
 
 
 async def test_a_change_is_seen_long_before_the_end(path: Path) -> None:
@@ -428,28 +444,31 @@ async def test_a_path_that_changes_while_its_end_is_on_the_way_is_an_integrity_e
     assert told.value.file.id == "file-1"
 
 
-@pytest.mark.parametrize("is_shown", [True, False])
-@pytest.mark.parametrize("change", ["touch", "append", "overwrite"])
+@pytest.mark.parametrize("shown", [200, 403, 503])
+@pytest.mark.parametrize("change", ["touch", "append", "overwrite", "remove"])
 @pytest.mark.parametrize("source", ["path", "object"])
 async def test_a_change_that_did_not_reach_what_is_stored_is_none(
-    path: Path, source: str, change: str, *, is_shown: bool
+    path: Path, source: str, change: str, shown: int
 ) -> None:
     async def store(request: RawRequest, writer: asyncio.StreamWriter) -> None:
         body = await request.body()
         assert CONTENT in body
-        if change == "touch":
+        if change in {"touch", "remove"}:
             os.utime(path, ns=(1, 1))
-        else:
+        if change == "remove":
+            path.unlink()
+        elif change != "touch":
             change_file(path, "grow" if change == "append" else change, len(CONTENT))
         await reply(json.dumps(stored))(attrs.evolve(request, headers={}), writer)
 
     stored = {"id": "file-1", "bytes": len(CONTENT), "created_at": 1, "filename": "a"}
     stored |= {"purpose": "batch"}
-    show = reply(CONTENT) if is_shown else reply("{}", status="403 Forbidden")
+    show = reply(CONTENT if shown == 200 else b"{}", status=f"{shown} Status")
     async with nothing_leaks(), raw_server(store, show) as raw, client_of(raw) as files:
         with path.open("rb") as opened:
             uploading = files.upload(path if source == "path" else opened, purpose="batch")
-            if is_shown and change != "overwrite":
+            is_same = change in {"touch", "append"} or (change, source) == ("remove", "object")
+            if shown == 200 and is_same:
                 assert (await uploading).id == "file-1"
             else:
                 with pytest.raises(IntegrityError, match="while its end was on the way"):

@@ -19,7 +19,7 @@ from aiofiles_api.stalls import Movement, StallWatch
 pytestmark = pytest.mark.anyio
 
 LIMIT = 0.5
-SIZE = 1_000_000
+SIZE = 2_000_000
 STORED = (
     b'{"id": "file-1", "object": "file", "bytes": %d, "created_at": 1, "filename": "upload",'
     b' "purpose": "batch", "status": "processed"}' % SIZE

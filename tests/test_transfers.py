@@ -54,6 +54,7 @@ from aiofiles_api import (
     TransferManager,
     UploadItem,
     UploadUncertainError,
+    bulk,
     read_journal,
 )
 from aiofiles_api.emulator import Delay, Emulator, ErrorReply, Fault, LostReply, Stall
@@ -1373,3 +1374,128 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         assert there.read_bytes() == b"content"
     else:
         assert isinstance(outcome.error, DestinationError)
+
+
+# --- what a run finds otherwise than it was ------------------------------------------------------
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+async def test_a_file_that_was_rewritten_before_its_turn_is_known_by_what_was_sent(
+    tmp_path: Path, *, checksum: bool
+) -> None:
+    paths = sources(tmp_path / "in", 3)
+    old = Path(paths[2]).read_bytes()
+
+    async def run(files: FilesClient) -> dict[str, Outcome[str, FileObject]]:
+        manager = TransferManager(files, journal=tmp_path / "journal", concurrency=1)
+        run = manager.upload_all(paths, purpose="batch", checksum=checksum)
+        return {outcome.item: outcome for outcome in await collected(run)}
+
+    async def rewrite() -> None:
+        await asyncio.sleep(0.2)
+        Path(paths[2]).write_bytes(b"other".rjust(10))
+
+    async with (
+        Emulator(faults=[Fault(Delay(0.5), on="upload", nth=1)]) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(rewrite())
+        await run(files)
+        assert {outcome.attempts for outcome in (await run(files)).values()} == {0}
+        Path(paths[2]).write_bytes(old)
+        last = (await run(files))[paths[2]]
+        assert last.attempts == 1
+        assert last.result is not None
+        assert await files.read(last.result) == old
+
+
+async def test_a_path_is_that_of_the_directory_in_which_the_run_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources(tmp_path / "in", 2)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+
+    async def move() -> None:
+        await asyncio.sleep(0.2)
+        monkeypatch.chdir(tmp_path / "other")
+
+    async with (
+        Emulator(faults=[Fault(Delay(0.5), on="upload", nth=1)]) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(move())
+        manager = TransferManager(files, journal=tmp_path / "journal", concurrency=1)
+        outcomes = await collected(manager.upload_all(["0.bin", "1.bin"], purpose="batch"))
+        assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+async def test_a_result_that_has_expired_is_uploaded_again(tmp_path: Path) -> None:
+    now = time.time() - 10_000
+    [path] = sources(tmp_path / "in", 1)
+    async with (
+        Emulator(clock=lambda: now, idempotency=True) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [first] = await collected(manager.upload_all([path], purpose="batch", expires_after=3600))
+        now += 10_000
+        for attempts in (1, 0):
+            [again] = await collected(
+                manager.upload_all([path], purpose="batch", expires_after=3600)
+            )
+            assert again.error is None
+            assert again.attempts == attempts
+            assert again.result != first.result
+
+
+async def test_a_journal_that_was_restored_gives_no_other_file_the_same_key(
+    tmp_path: Path,
+) -> None:
+    paths = sources(tmp_path / "in", 3)
+    async with (
+        Emulator(idempotency=True) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        await collected(manager.upload_all(paths[:1], purpose="batch"))
+        (tmp_path / "copy").write_bytes((tmp_path / "journal").read_bytes())
+        await collected(manager.upload_all(paths[1:2], purpose="batch"))
+        os.replace(tmp_path / "copy", tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all(paths[2:], purpose="batch"))
+        assert outcome.error is None
+        assert len(await contents(files)) == 3
+
+
+async def test_a_directory_whose_name_is_no_text_has_a_journal_too(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    file = await files.upload(b"some", purpose="batch", filename="a")
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9sultats")
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    for attempts in (1, 0):
+        [outcome] = await collected(manager.download_all([file], directory))
+        assert (outcome.error, outcome.attempts) == (None, attempts)
+
+
+async def test_what_came_late_from_a_source_that_waits_is_worked_on_at_once(
+    files: FilesClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items: queue.Queue[bytes | None] = queue.Queue()
+    advance = bulk._Puller.advance
+
+    def late(puller: bulk._Puller[bytes], most: int) -> bool:
+        time.sleep(0.1)  # as behind others' work
+        return advance(puller, most)
+
+    monkeypatch.setattr(bulk._Puller, "advance", late)
+    items.put(b"first")
+    items.put(b"second")
+    outcomes = TransferManager(files).upload_all(iter(items.get, None), purpose="batch")
+    async with aclosing(outcomes), asyncio.timeout(5):
+        assert {(await anext(outcomes)).item for _ in range(2)} == {b"first", b"second"}
+        items.put(None)
+        with pytest.raises(StopAsyncIteration):
+            await anext(outcomes)

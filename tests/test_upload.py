@@ -419,22 +419,25 @@ async def test_an_upload_needs_no_bound_on_a_stalled_write(server: Emulator) -> 
         assert await files.read(await files.upload(CONTENT, purpose="batch")) == CONTENT
 
 
-async def test_a_slow_source_is_no_write_timeout() -> None:
+@pytest.mark.parametrize("size", [1, 40_000])
+async def test_a_slow_source_is_no_write_timeout(size: int) -> None:
     async def slowly() -> AsyncIterator[bytes]:
-        for _ in range(5):
-            yield b"x"
-            await asyncio.sleep(0.1)
+        for _ in range(4):
+            yield b"x" * size
+            await asyncio.sleep(0.3)
 
     async def read_chunks(request: RawRequest, writer: asyncio.StreamWriter) -> None:
-        await request.reader.readuntil(b"0\r\n\r\n")
-        content = (STORED % 5).encode()
+        taken = b""
+        while not taken.endswith(b"\r\n0\r\n\r\n"):
+            taken = taken[-10:] + await request.reader.read(100_000)
+        content = (STORED % (4 * size)).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
 
     async with (
         raw_server(read_chunks) as raw,
         client_of(raw, timeouts=Timeouts(write=0.15)) as files,
     ):
-        assert (await files.upload(slowly(), purpose="batch")).bytes == 5
+        assert (await files.upload(slowly(), purpose="batch")).bytes == 4 * size
 
 
 async def test_a_source_that_never_waits_leaves_the_loop_to_others(files: FilesClient) -> None:
