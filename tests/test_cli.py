@@ -518,6 +518,17 @@ def test_delete_asks_nothing_where_no_file_is_found(server: Server, command: Com
     assert "?" not in ran.out
 
 
+@pytest.mark.parametrize("arguments", ["file-none --missing-ok", "--filename nothing*"])
+def test_delete_does_not_fail_where_there_is_nothing_to_delete(
+    server: Server, command: CommandLine, arguments: str
+) -> None:
+    server.put(b"1", "a")
+    ran = command.on_terminal("delete", *arguments.split(), types="")
+    assert ran.status == 0
+    assert "no file was found" in ran.err + ran.out
+    assert len(server.files()) == 1
+
+
 # --- usage ---------------------------------------------------------------------------------------
 
 
@@ -667,6 +678,26 @@ def test_a_closed_pipe_ends_it_without_a_word(server: Server) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_command_that_is_cancelled_without_a_signal_has_no_status() -> None:
+    async def cancelled() -> int:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(process.until_signalled(cancelled()))
+
+
+def test_a_pipe_that_is_closed_during_the_demo_ends_it_without_a_word() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE

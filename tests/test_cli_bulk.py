@@ -105,6 +105,51 @@ def test_globs_choose_by_name_and_with_a_slash_by_path(tmp_path: Path) -> None:
     assert chosen(exclude=("x/y", "*.jsonl")) == ["a.txt"]
 
 
+def test_the_runs_own_journal_is_no_file_to_send(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path)
+    arguments = ("upload", str(tmp_path), "-rp", "user_data", "--no-check", "all")
+    for _ in range(3):
+        ran = command(*arguments, "--journal", str(tmp_path / "link" / "run.db"))
+        assert ran.status == 0
+        command("journal", str(tmp_path / "run.db"))
+    assert names(server) == ["a.jsonl"]
+    named = gathered(str(tmp_path / "run.db"), journal=str(tmp_path / "run.db"))[0]
+    assert named == []
+
+
+def test_that_no_file_was_found_is_told(
+    command: CommandLine, server: Server, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.jsonl")
+    ran = command("upload", str(tmp_path), "-rp", "batch", "--include", "*.json")
+    assert (ran.status, ran.err) == (0, "aiofiles-api: no file was found\n")
+    assert names(server) == []
+
+
+def test_one_name_is_for_one_file_also_in_a_directory(
+    command: CommandLine, server: Server, tmp_path: Path
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name)
+    ran = command("upload", str(tmp_path), "-rp", "batch", "--filename", "c.jsonl")
+    assert ran.status == 2
+    assert "for a single file, and these are 2" in ran.err
+    assert command("upload", str(tmp_path / "a.jsonl"), "-p", "batch", "--filename=").status == 2
+    assert names(server) == []
+
+
+@pytest.mark.parametrize("option", ["--skip-existing", "--dry-run", "--journal=x"])
+def test_what_content_from_a_pipe_cannot_have_is_refused(
+    command: CommandLine, server: Server, option: str
+) -> None:
+    ran = command("upload", "-", "-p", "batch", "--filename", "a.jsonl", option)
+    assert ran.status == 2
+    assert names(server) == []
+
+
 def test_globs_are_for_directories_and_not_for_files_that_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt")
     assert gathered(path, include=("*.jsonl",), exclude=("*.txt",))[0] == [path]

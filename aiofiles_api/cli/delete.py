@@ -92,6 +92,10 @@ async def delete(
                 await _show(screen, found)
                 telling.end()
                 return telling.status
+            if not yes and not found.count:
+                telling.end()
+                screen.complain("no file was found, so nothing was deleted")
+                return telling.status
             if not (yes or await _is_confirmed(screen, found)):
                 telling.end()
                 screen.complain("nothing was deleted")
@@ -113,8 +117,6 @@ async def _show(screen: Screen, found: Found) -> None:
 
 
 async def _is_confirmed(screen: Screen, found: Found) -> bool:
-    if not found.count:
-        return False
     lines = [f"{file.id}  {file.filename}  {size(file.bytes)}" for file in found.first]
     if found.count > MOST_SHOWN:
         lines.append(f"and {found.count - MOST_SHOWN:,} more")

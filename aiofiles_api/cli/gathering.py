@@ -25,6 +25,9 @@ _MOST_PROBLEMS = 20
 _LINES_A_STEP = 200
 _LONGEST_PATH = 64 * 1024
 
+_BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm", "-journal")
+"""What is behind its name in those of a journal's files: ours and SQLite's."""
+
 
 @attrs.frozen
 class Local(UploadItem):
@@ -55,6 +58,7 @@ class Wanted:
         include: Globs; of what is in directories, only files that one of them fits.
         exclude: Globs; files and directories in directories that one of them fits are left out.
         checks: What is looked at.
+        journal: The run's own journal, which is left out with what stands beside it.
     """
 
     purpose: str
@@ -63,6 +67,7 @@ class Wanted:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     checks: frozenset[Check] = frozenset()
+    journal: str | None = None
 
 
 class Gathering:
@@ -85,9 +90,13 @@ class Gathering:
         self._wanted = wanted
         self._found = found
         self._entered: set[tuple[int, int]] = set()
+        self._own: frozenset[str] = frozenset()
 
     def steps(self, paths: Iterable[str | None]) -> Iterator[None]:
         """Go through paths, step by step; `None` stands for none yet."""
+        if self._wanted.journal is not None:
+            journal = os.path.realpath(self._wanted.journal)
+            self._own = frozenset(journal + ending for ending in _BESIDE_A_JOURNAL)
         for path in paths:
             if path is None:
                 yield
@@ -142,6 +151,8 @@ class Gathering:
             yield from self._look_at(path, info)
 
     def _look_at(self, path: str, info: os.stat_result) -> Iterator[None]:
+        if self._own and os.path.realpath(path) in self._own:
+            return
         size = info.st_size if stat.S_ISREG(info.st_mode) else None
         if size is not None:
             problem = self._problem_of(path, size)

@@ -99,6 +99,8 @@ async def until_signalled(command: Coroutine[object, object, int]) -> int:
     try:
         return await running
     except asyncio.CancelledError:
+        if not received:
+            raise
         return 128 + received[0]
 
 

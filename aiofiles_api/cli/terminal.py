@@ -28,6 +28,13 @@ _ROWS_AT_A_TIME = 100
 """So few that the first ones are seen at once."""
 
 
+class _Console(Console):
+    """A console that tells of a closed pipe, instead of ending the process in the middle."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - called where the error is handled
+
+
 class Terminal:
     """A terminal to print and draw on.
 
@@ -36,7 +43,7 @@ class Terminal:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self.console = _Console(file=stream, highlight=False, markup=False, emoji=False)
         self._rows: FileRows | None = None
 
     def print_plain(self, text: str) -> None:

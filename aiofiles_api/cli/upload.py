@@ -103,13 +103,22 @@ async def upload(
         connection: Where to.
     """
     _check_arguments(paths, filename)
+    is_content = paths == ["-"] and filename is not None
+    if is_content and (skip_existing or dry_run or journal is not None):
+        msg = "--skip-existing, --dry-run and --journal are for files, not for content from -"
+        raise CycloptsError(msg=msg)
     screen = Screen(as_json=as_json)
     with Spool[Local]() as found:
-        wanted = Wanted(purpose, filename, recursive, include, exclude, CHECKS - no_check)
+        checks = CHECKS - no_check
+        wanted = Wanted(purpose, filename, recursive, include, exclude, checks, journal)
         gathering = Gathering(wanted, found)
-        is_content = paths == ["-"] and filename is not None
         if not is_content:
             await _gather(screen, gathering, _paths(paths, b"\0" if null else b"\n"))
+            if filename is not None and found.count > 1:
+                msg = f"--filename is for a single file, and these are {found.count:,}"
+                raise CycloptsError(msg=msg)
+            if not found.count and not gathering.count_of_problems:
+                screen.complain("no file was found")
         if gathering.count_of_problems:
             return _refuse(screen, gathering)
         if dry_run:
@@ -144,6 +153,8 @@ def _check_arguments(paths: list[str], filename: str | None) -> None:
     Raises:
         CycloptsError: It does not.
     """
+    if not filename and filename is not None:
+        raise CycloptsError(msg="--filename is empty; give a name, or leave it out")
     if filename is not None and len(paths) > 1:
         raise CycloptsError(msg="--filename is for a single file; give one path with it")
     if paths.count("-") > 1:
