@@ -434,7 +434,7 @@ class PathSource:
     Attributes:
         sent: Length and time of last change (ns) of the file that was opened last; `None` for a
             pipe.
-        has_changed: Whether these were not always the same.
+        has_changed: Whether these are others than those of the file that was opened before it.
     """
 
     def __init__(
@@ -481,7 +481,7 @@ class PathSource:
                     close=partial(os.close, descriptor),
                 )
             now = (status.st_size, status.st_mtime_ns)
-            self.has_changed |= self.sent is not None and self.sent != now
+            self.has_changed = self.sent not in {None, now}
             self.sent = now
             # Asked once: it changes as other transfers come and go.
             limit = max(_SMALL, self._chunk_size())
