@@ -45,12 +45,17 @@ class Version:
         size: Its length in bytes; `None` where it cannot be looked at.
         mtime_ns: Its time of modification, in nanoseconds.
         sha256: Its digest in hex, or `None` where nobody has made it.
+        location: Its path with links and `..` as they were given, by which it is opened: behind a
+            link, `..` is another directory than it seems.
     """
 
     path: str
     size: int | None = None
     mtime_ns: int | None = None
     sha256: str | None = None
+    location: str = attrs.field(
+        default=attrs.Factory(lambda self: self.path, takes_self=True), eq=False
+    )
 
     def is_same(self, size: int | None, mtime_ns: int | None, sha256: str | None) -> bool:
         """Return whether this is what was written down then; a digest says it best."""
@@ -65,18 +70,19 @@ def version_of(source: str | os.PathLike[str]) -> Version:
     Raises:
         InvalidArgumentError: It is a pipe or the like, which is never the same again.
     """
-    path = os.path.abspath(os.fsdecode(os.fspath(source)))
+    location = os.path.join(os.getcwd(), os.fsdecode(os.fspath(source)))
+    path = os.path.abspath(location)
     try:
-        status = os.stat(path)
+        status = os.stat(location)
     except (OSError, ValueError):
-        return Version(path)  # what is wrong with it shows when it is sent
+        return Version(path, location=location)  # what is wrong with it shows when it is sent
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         msg = (
             f"{path!r} is no regular file, so a journal cannot tell whether it was sent; upload it"
             " without a journal, or write it to a file first"
         )
         raise InvalidArgumentError(msg)
-    return Version(path, status.st_size, status.st_mtime_ns)
+    return Version(path, status.st_size, status.st_mtime_ns, location=location)
 
 
 def digest_of_path(path: str) -> str:

@@ -100,7 +100,7 @@ _LATE = (1.0, 2.0, 4.0, 6.0, 7.0)
 connection was not slow, and gets the first."""
 
 
-_LONGEST_COMPARISON = 60.0
+_LONGEST_COMPARISON = 600.0
 """Seconds after which it is not known whether a stored file is what its source begins with."""
 
 _END_OF_TIME = 2**62
@@ -251,7 +251,7 @@ async def _look(session: SessionManager, claims: Claims, upload: Uncertain) -> F
             return candidate
         if found is None:
             hidden.append(candidate)
-    if isinstance(upload.source, PathSource) and upload.source.has_changed:
+    if isinstance(upload.source, PathSource) and upload.source.was_rewritten:
         rest = (
             "the source has changed since, so that it cannot be compared with"
             f" {_names(candidates)}: compare and delete by hand"

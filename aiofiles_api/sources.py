@@ -432,9 +432,10 @@ class PathSource:
     """A path, opened anew for each attempt.
 
     Attributes:
-        sent: Length and time of last change (ns) of the file that was opened last; `None` for a
+        opened: Length and time of last change (ns) of the file that was opened last; `None` for a
             pipe.
-        has_changed: Whether these are others than those of the file that was opened before it.
+        sent: The same of what was last opened to be sent, and not to be compared; whoever sends it
+            says so.
     """
 
     def __init__(
@@ -445,14 +446,23 @@ class PathSource:
         self._what = f"the file {os.fsdecode(self._path)!r}"
         self._threads = threads
         self._is_consumed_pipe = False
+        self.opened: tuple[int, int] | None = None
         self.sent: tuple[int, int] | None = None
-        self.has_changed = False
         self.name: str | None = os.path.basename(os.fsdecode(self._path)) or None
 
     @property
     def is_spent(self) -> bool:
         """Whether it was a pipe, and consumed."""
         return self._is_consumed_pipe
+
+    @property
+    def was_rewritten(self) -> bool:
+        """Whether what was opened last may be another content than what was sent.
+
+        Not where it has grown, as a log does: what was sent is its beginning.
+        """
+        now, then = self.opened, self.sent
+        return now is not None and then is not None and now != then and now[0] <= then[0]
 
     async def open(self) -> Reader:
         """Return a reader that stands at the beginning of what is there now."""
@@ -480,9 +490,7 @@ class PathSource:
                     self._what,
                     close=partial(os.close, descriptor),
                 )
-            now = (status.st_size, status.st_mtime_ns)
-            self.has_changed = self.sent not in {None, now}
-            self.sent = now
+            self.opened = (status.st_size, status.st_mtime_ns)
             # Asked once: it changes as other transfers come and go.
             limit = max(_SMALL, self._chunk_size())
             if status.st_size <= limit:

@@ -423,9 +423,9 @@ class Uploads(Trade[Upload, FileObject]):
         item = self._how.complete(job.item)
         source: UploadSource | PathSource = item.source
         if job.row is not None:
-            # By the path that was written down, which stays the same in another directory.
-            path, share = job.version.path, self.session.sending.share
-            source = job.source = PathSource(path, self.session.threads, share)
+            # Where it was looked at, wherever this process has gone since.
+            location, share = job.version.location, self.session.sending.share
+            source = job.source = PathSource(location, self.session.threads, share)
         return await upload(
             self.session,
             self.claims,
@@ -506,7 +506,7 @@ class Uploads(Trade[Upload, FileObject]):
         for job in jobs:
             row, version = job.known_row, job.version
             file = file_from(row.result or "")
-            if file.expires_at is not None and file.expires_at <= time.time():
+            if file.expires_at is not None and file.created_at < file.expires_at <= time.time():
                 continue
             job.succeed(file)
             known = (row.mtime_ns, row.sha256)
@@ -556,7 +556,7 @@ class Uploads(Trade[Upload, FileObject]):
 def _add_digests(jobs: Sequence[Work[Upload, FileObject]]) -> None:
     for job in jobs:
         try:
-            digest = digest_of_path(job.version.path)
+            digest = digest_of_path(job.version.location)
         except OSError:  # a directory, or a file that has gone: it will fail when it is sent
             continue
         job.version = attrs.evolve(job.version, sha256=digest)

@@ -232,6 +232,8 @@ class _Sending:
 
     async def _open_body(self) -> _FormBody:
         reader = await self._source.open()
+        if isinstance(self._source, PathSource):
+            self._source.sent = self._source.opened
         try:
             self._end_to_await()  # after a redirect: what was sent there is not awaited
             self._body = _FormBody(self._envelope, reader, self._meter, self._claims, self._purpose)

@@ -1410,6 +1410,59 @@ async def test_a_file_that_was_rewritten_before_its_turn_is_known_by_what_was_se
         assert await files.read(last.result) == old
 
 
+@pytest.mark.parametrize(
+    ("size", "fault", "after"),
+    [(1000, LostReply(), 0.0), (1000, Delay(0.5), 0.1), (3_000_000, Delay(0.5), 0.1)],
+)
+async def test_what_is_appended_while_a_file_is_sent_is_sent_by_the_next_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    fault: LostReply | Delay,
+    after: float,
+) -> None:
+    monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
+    [path] = sources(tmp_path / "in", 1, size=size)
+    appended = False
+
+    def append(_item: str, progress: Progress) -> None:
+        nonlocal appended
+        if not appended and progress.done == size:
+            appended = True
+            asyncio.get_running_loop().call_later(after, os.truncate, path, size + 40)
+
+    async with (
+        Emulator(faults=[Fault(fault, on="upload", nth=1)]) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        for expected in (size, size + 40):
+            run = manager.upload_all([path], purpose="batch", progress=append)
+            [outcome] = await collected(run)
+            assert outcome.result is not None
+            assert outcome.result.bytes == expected
+            assert Path(path).stat().st_size == size + 40
+
+
+async def test_behind_a_link_a_path_leads_where_the_system_says(tmp_path: Path) -> None:
+    (tmp_path / "data" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "below")
+    (tmp_path / "data" / "file").write_bytes(b"right")
+    (tmp_path / "file").write_bytes(b"wrong")
+    async with (
+        Emulator() as server,
+        FilesClient(base_url=server.base_url, api_key=KEY) as files,
+    ):
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        items = [f"{tmp_path}/link/../file"]
+        for checksum in (True, False):
+            run = manager.upload_all(items, purpose="batch", checksum=checksum)
+            [outcome] = await collected(run)
+        assert outcome.attempts == 0
+        assert outcome.result is not None
+        assert await files.read(outcome.result) == b"right"
+
+
 async def test_a_path_is_that_of_the_directory_in_which_the_run_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ _MOST_PROBLEMS = 20
 _LINES_A_STEP = 200
 _LONGEST_PATH = 64 * 1024
 
-_BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm", "-journal")
+_BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm")
 """What is behind its name in those of a journal's files: ours and SQLite's."""
 
 
