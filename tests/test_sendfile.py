@@ -350,31 +350,17 @@ async def test_a_path_that_is_cut_while_it_is_sent_is_never_stored(
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
-async def test_a_path_that_changes_when_much_has_been_sent_is_never_stored(
-    files: FilesClient, path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sent", ["much", "all"])
+async def test_a_path_that_changes_before_the_last_piece_is_never_stored(
+    files: FilesClient, path: Path, change: str, sent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
     size = 50_000_000
     os.truncate(path, size)
 
     def touch(progress: Progress) -> None:
-        if 0 < progress.done < size:
+        if progress.done == size if sent == "all" else 0 < progress.done < size:
             change_file(path, change, size)
-
-    with pytest.raises(SourceChangedError, match="nothing was stored"):
-        await files.upload(path, purpose="batch", progress=touch)
-    assert [file async for file in files.list()] == []
-
-
-@pytest.mark.parametrize("change", ["grow", "shrink", "overwrite"])
-async def test_a_path_that_changes_when_all_of_it_has_been_sent_is_never_stored(
-    files: FilesClient, path: Path, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiofiles_api.progress._INTERVAL", 0.0)  # each step is told
-
-    def touch(progress: Progress) -> None:
-        if progress.done == len(CONTENT):
-            change_file(path, change, len(CONTENT))
 
     with pytest.raises(SourceChangedError, match="nothing was stored"):
         await files.upload(path, purpose="batch", progress=touch)
