@@ -376,7 +376,7 @@ def test_download_replaces_a_file_unless_told_not_to(
     path = Path(write(tmp_path / "a", b"old"))
     ran = command("download", file.id, "-o", str(tmp_path), "--no-overwrite")
     assert ran.status == 1
-    assert "exists" in ran.err
+    assert ran.err.endswith("exists; leave out --no-overwrite, or choose another name\n")
     assert path.read_bytes() == b"old"
     assert command("download", file.id, "-o", str(tmp_path)).status == 0
     assert path.read_bytes() == b"new"

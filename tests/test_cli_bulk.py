@@ -103,6 +103,8 @@ def test_globs_choose_by_name_and_with_a_slash_by_path(tmp_path: Path) -> None:
     ]
     assert chosen(include=("x/*",)) == ["x/b.jsonl", "x/y/c.jsonl"]
     assert chosen(exclude=("x/y", "*.jsonl")) == ["a.txt"]
+    assert chosen(exclude=("x/", ".*/", "a.txt/")) == ["a.jsonl", "a.txt"]
+    assert chosen(exclude=("x/y/", ".git")) == ["a.jsonl", "a.txt", "x/b.jsonl"]
 
 
 def test_the_runs_own_journal_is_no_file_to_send(
@@ -233,8 +235,11 @@ def test_a_list_without_an_end_of_line_does_not_fill_the_memory() -> None:
 def test_what_the_service_would_refuse_is_known_before(
     filename: str, size: int, purpose: str, check: Check, text: str
 ) -> None:
-    assert text in (problem_of(filename, size, purpose, CHECKS) or "")
-    assert text in (problem_of(filename, size, purpose, {check}) or "")
+    for checks in (CHECKS, frozenset((check,))):
+        problem = problem_of(filename, size, purpose, checks)
+        assert problem is not None
+        assert problem[0] == check
+        assert text in problem[1]
     assert problem_of(filename, size, purpose, CHECKS - {check}) is None
 
 
@@ -285,19 +290,32 @@ def test_lines_are_looked_at_where_the_purpose_has_lines(
     assert len(gathered(good, bad, long, checks=CHECKS - {"json"})[0]) == 3
 
 
+@pytest.mark.parametrize("checks", [CHECKS, frozenset[Check]()])
 def test_a_file_that_goes_away_while_it_is_looked_at_is_a_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: frozenset[Check]
 ) -> None:
     path = write(tmp_path / "a.jsonl")
 
-    def vanish(*_: object) -> str | None:
+    def vanish(*_: object) -> None:
         os.remove(path)
-        return None
 
     monkeypatch.setattr("aiofiles_api.cli.gathering.problem_of", vanish)
-    found, gathering = gathered(path, checks=CHECKS)
+    found, gathering = gathered(path, checks=checks)
     assert found == []
     assert gathering.problems == [f"{path}: it cannot be read: No such file or directory"]
+
+
+def test_only_checks_that_refuse_a_file_are_said_to_be_left_out(
+    command: CommandLine, server: Server, tmp_path: Path
+) -> None:
+    nothing = "aiofiles-api: nothing was sent; mend or leave out these files"
+    gone = "it cannot be read: No such file or directory; the list has CRLF line ends"
+    ran = command("upload", "gone\r", "-p", "batch")
+    assert ran.err.splitlines() == [f"aiofiles-api: gone : {gone}", nothing]
+    for name, content in (("a.txt", b"{}"), ("b.jsonl", b"")):
+        write(tmp_path / name, content)
+    ran = command("upload", str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl"), "-p", "batch")
+    assert "(or add --no-check empty,suffix, where" in ran.err
 
 
 def test_upload_tells_all_that_is_wrong_and_sends_nothing(
@@ -312,7 +330,7 @@ def test_upload_tells_all_that_is_wrong_and_sends_nothing(
     assert len(problems) == 20
     assert all(line.endswith(".jsonl: it is empty") for line in problems)
     assert more == "aiofiles-api: and 10 more"
-    assert "--no-check" in last
+    assert "--no-check empty," in last
     assert server.files() == []
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from fnmatch import fnmatchcase
+from typing import BinaryIO
 
 import attrs
 
@@ -56,7 +57,8 @@ class Wanted:
         filename: The name that the server shall give to a single file.
         recursive: Whether directories are gone through.
         include: Globs; of what is in directories, only files that one of them fits.
-        exclude: Globs; files and directories in directories that one of them fits are left out.
+        exclude: Globs; files and directories in directories that one of them fits are left out,
+            directories alone if it ends with a slash.
         checks: What is looked at.
         journal: The run's own journal, which is left out with what stands beside it.
     """
@@ -81,12 +83,14 @@ class Gathering:
         bytes: How many bytes they have.
         problems: The first ones, each in a line.
         count_of_problems: How many there are in all.
+        refused_by: The checks that have found some of them.
     """
 
     def __init__(self, wanted: Wanted, found: Spool[Local]) -> None:
         self.bytes = 0
         self.problems: list[str] = []
         self.count_of_problems = 0
+        self.refused_by: set[Check] = set()
         self._wanted = wanted
         self._found = found
         self._entered: set[tuple[int, int]] = set()
@@ -104,7 +108,8 @@ class Gathering:
             try:
                 info = os.stat(path)
             except (OSError, ValueError) as error:
-                self._complain(path, f"it cannot be read: {_reason(error)}")
+                hint = "; the list has CRLF line ends" if path.endswith("\r") else ""
+                self._complain(path, f"it cannot be read: {_reason(error)}{hint}")
                 continue
             if stat.S_ISDIR(info.st_mode):
                 yield from self._enter(path, info)
@@ -144,7 +149,8 @@ class Gathering:
             self._complain(path, f"it cannot be read: {_reason(error)}")
             return
         if stat.S_ISDIR(info.st_mode):
-            yield from self._walk(root, below, info)
+            if not _fits(below, (one[:-1] for one in self._wanted.exclude if one.endswith("/"))):
+                yield from self._walk(root, below, info)
         elif stat.S_ISREG(info.st_mode) and (
             not self._wanted.include or _fits(below, self._wanted.include)
         ):
@@ -155,27 +161,32 @@ class Gathering:
             return
         size = info.st_size if stat.S_ISREG(info.st_mode) else None
         if size is not None:
-            problem = self._problem_of(path, size)
-            if (
-                problem is None
-                and "json" in self._wanted.checks
-                and has_lines(self._wanted.purpose)
-            ):
-                lines = LineCheck()
-                try:
-                    yield from _check_lines(path, lines)
-                except OSError as error:
-                    lines.problem = f"it cannot be read: {_reason(error)}"
-                problem = lines.problem
+            try:
+                problem = yield from self._problem_of(path, size)
+            except OSError as error:
+                self._complain(path, f"it cannot be read: {_reason(error)}")
+                return
             if problem is not None:
-                self._complain(path, problem)
+                check, text = problem
+                self.refused_by.add(check)
+                self._complain(path, text)
                 return
         self.bytes += size or 0
         self._found.append(Local(path, self._wanted.filename, path=path, size=size))
 
-    def _problem_of(self, path: str, size: int) -> str | None:
-        name = self._wanted.filename or os.path.basename(path)
-        return problem_of(name, size, self._wanted.purpose, self._wanted.checks)
+    def _problem_of(self, path: str, size: int) -> Generator[None, None, tuple[Check, str] | None]:
+        wanted = self._wanted
+        name = wanted.filename or os.path.basename(path)
+        problem = problem_of(name, size, wanted.purpose, wanted.checks)
+        if problem is not None:
+            return problem
+        with open(path, "rb") as file:  # which also shows that it can be read
+            if "json" in wanted.checks and has_lines(wanted.purpose):
+                lines = LineCheck()
+                yield from _check_lines(file, lines)
+                if lines.problem is not None:
+                    return "json", lines.problem
+        return None
 
     def _complain(self, path: str, problem: str) -> None:
         self.count_of_problems += 1
@@ -196,16 +207,15 @@ def read_list(chunks: Iterable[bytes | None], separator: bytes) -> Iterator[str 
         yield os.fsdecode(rest)
 
 
-def _check_lines(path: str, lines: LineCheck) -> Iterator[None]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
-            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                lines.pass_over()
-                _drop_line(file.readline)
-            elif not lines.take(line):
-                return
-            if number % _LINES_A_STEP == 0:
-                yield
+def _check_lines(file: BinaryIO, lines: LineCheck) -> Iterator[None]:
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            lines.pass_over()
+            _drop_line(file.readline)
+        elif not lines.take(line):
+            return
+        if number % _LINES_A_STEP == 0:
+            yield
 
 
 def _drop_line(readline: Callable[[int], bytes]) -> None:

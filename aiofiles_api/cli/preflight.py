@@ -23,8 +23,10 @@ _LARGEST_BATCH = 200 * 1024 * 1024
 _OF_LINES = frozenset({"batch", "fine-tune"})
 
 
-def problem_of(filename: str, size: int, purpose: str, checks: Iterable[Check]) -> str | None:
-    """Return what is wrong with a file as far as its name and size tell, and what to do about it.
+def problem_of(
+    filename: str, size: int, purpose: str, checks: Iterable[Check]
+) -> tuple[Check, str] | None:
+    """Return what is wrong with a file as far as its name and size tell, and which check says so.
 
     Args:
         filename: What it will be called.
@@ -35,12 +37,12 @@ def problem_of(filename: str, size: int, purpose: str, checks: Iterable[Check]) 
     wanted = frozenset(checks)
     largest = _LARGEST_BATCH if purpose == "batch" else _LARGEST
     if "empty" in wanted and size == 0:
-        return "it is empty"
+        return "empty", "it is empty"
     if "size" in wanted and size > largest:
         limit = f"{largest // (1024 * 1024)} MB"
-        return f"it has {size:,} bytes, and purpose {purpose} allows {limit}; split it"
+        return "size", f"it has {size:,} bytes, and purpose {purpose} allows {limit}; split it"
     if "suffix" in wanted and purpose in _OF_LINES and not filename.lower().endswith(".jsonl"):
-        return f"purpose {purpose} needs a .jsonl file, a JSON object in each line"
+        return "suffix", f"purpose {purpose} needs a .jsonl file, a JSON object in each line"
     return None
 
 

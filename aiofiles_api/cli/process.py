@@ -19,6 +19,7 @@ from cyclopts import CycloptsError
 from aiofiles_api import FilesError, InvalidArgumentError
 from aiofiles_api.cli.app import app
 from aiofiles_api.cli.screen import Screen
+from aiofiles_api.cli.text import in_options
 
 __all__ = ["run", "until_signalled"]
 
@@ -127,7 +128,7 @@ def _complain(error: BaseException) -> None:
         # All files are the client's business; what is left is our own output.
         message = f"{error.filename or 'standard output'}: {error.strerror}"
     else:
-        message = str(error)
+        message = in_options(str(error))
     Screen().complain(message)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "failure_line",
     "file_fields",
     "files_of",
+    "in_options",
     "json_line",
     "moment",
     "one_line",
@@ -34,6 +35,14 @@ __all__ = [
 ]
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
+_IN_OPTIONS = (
+    ("pass overwrite=True", "leave out --no-overwrite"),
+    ("pass api_key= (or an Authorization header)", "pass --api-key"),
+    ("api_key=", "--api-key"),
+    ("it is for base_url", "it is for this --base-url"),
+    ("heck base_url", "heck --base-url"),
+    ("without after=, and pass max_items=", "without --after, and pass --max-items"),
+)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -150,9 +159,16 @@ def files_of(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
 
 
+def in_options(message: str) -> str:
+    """Return a message of the library with options where that names arguments."""
+    for argument, option in _IN_OPTIONS:
+        message = message.replace(argument, option)
+    return message
+
+
 def complaint(name: str, error: FilesError) -> str:
     """Return what is wrong with a file, with its name in it."""
-    message = str(error)
+    message = in_options(str(error))
     return message if name in message else f"{name}: {message}"
 
 

@@ -87,7 +87,8 @@ async def upload(
         recursive: Send the files in directories too, in all of them below.
         include: Of the files in directories, only those whose name this glob fits; with a slash in
             it, whose path below the directory. May be given several times.
-        exclude: Leave out files and directories that this glob fits, as above.
+        exclude: Leave out files and directories that this glob fits, as above; only directories if
+            it ends with a slash.
         null: The list on standard input has NUL between the paths instead of line breaks.
         no_check: Checks to leave out, for servers with other limits: all, or some of empty, size,
             suffix, json, with commas between them.
@@ -191,10 +192,11 @@ def _refuse(screen: Screen, gathering: Gathering) -> int:
     more = gathering.count_of_problems - len(gathering.problems)
     if more:
         screen.complain(f"and {more:,} more")
-    screen.complain(
-        "nothing was sent; mend or leave out these files"
-        " (or --no-check, where the server has other limits)"
-    )
+    remedy = "nothing was sent; mend or leave out these files"
+    if gathering.refused_by:
+        names = ",".join(sorted(gathering.refused_by))
+        remedy += f" (or add --no-check {names}, where the server has other limits)"
+    screen.complain(remedy)
     return 1
 
 
