@@ -6,12 +6,13 @@ variables of several libraries, any of which may be printed by a debugger or an 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import string
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
-from urllib.parse import quote, urlsplit
+from typing import SupportsIndex, TypeAlias
+from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 
@@ -34,6 +35,14 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Secret:
+        # Those who print a long string shortened take its beginning before its repr.
+        return Secret(super().__getitem__(index))
+
+
+def _none_for_ever(seconds: float | None) -> float | None:
+    return None if seconds == math.inf else seconds
 
 
 @attrs.frozen(kw_only=True)
@@ -58,11 +67,11 @@ class Timeouts:
         ConfigurationError: A bound is zero or negative.
     """
 
-    connect: float | None = 10.0
-    read: float | None = 60.0
-    write: float | None = 60.0
-    reply: float | None = 600.0
-    total: float | None = None
+    connect: float | None = attrs.field(default=10.0, converter=_none_for_ever)
+    read: float | None = attrs.field(default=60.0, converter=_none_for_ever)
+    write: float | None = attrs.field(default=60.0, converter=_none_for_ever)
+    reply: float | None = attrs.field(default=600.0, converter=_none_for_ever)
+    total: float | None = attrs.field(default=None, converter=_none_for_ever)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -99,6 +108,16 @@ class Config:
     requests_per_minute: Mapping[str, float]
     trust_env: bool
     proxy: str | None = attrs.field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not show in an error, besides the key: in each way in which it is written."""
+        named = [value for name, value in self.params if re.search(_SENSITIVE, name)]
+        plain = [str.__str__(value) for value in self.headers.values()]
+        # Behind the scheme of an Authorization stands the key.
+        bare = [value.partition(" ")[2] for value in plain]
+        found = (*plain, *bare, *named, *secrets_of_proxy(self.proxy))
+        return tuple(dict.fromkeys(one for secret in found for one in spellings(secret)))
 
     @classmethod
     def read(  # one parameter for each setting of the client
@@ -222,6 +241,34 @@ def _checked_proxy(proxy: str, where: str) -> str:
         msg = f"{where}: it {problem}; pass one like http://proxy.example:3128"
         raise ConfigurationError(msg)
     return proxy
+
+
+def secrets_of_proxy(proxy: str | None) -> tuple[str, ...]:
+    """Return the password in a proxy's URL, as it is written there and as it is meant."""
+    password = "" if proxy is None else urlsplit(proxy).password or ""
+    return password, unquote(password)
+
+
+def spellings(secret: str) -> tuple[str, ...]:
+    """Return how a server may write a secret in a text: plain, in JSON, a URL or HTML."""
+    return tuple(
+        dict.fromkeys(
+            (
+                secret,
+                secret.replace("/", r"\/"),
+                re.sub("[^A-Za-z0-9]", lambda found: f"\\u{ord(found[0]):04x}", secret),
+                re.sub("[^A-Za-z0-9._-]", lambda found: f"\\u{ord(found[0]):04x}", secret),
+                quote(secret, safe=""),
+                secret.translate(_IN_HTML),
+            )
+        )
+    )
+
+
+_IN_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+_SENSITIVE = "(?i)key|token|code|sig|secret|password|auth"
+"""What is in the names of parameters whose values are secrets."""
 
 
 def proxy_of_environment(proxy: str, where: str) -> str:

@@ -103,6 +103,11 @@ class Request:
         _, slash, action = rest.partition("/")
         return f"{self.method} /{collection}/{{file_id}}{slash}{action}"
 
+    @property
+    def is_listing(self) -> bool:
+        """Whether the reply has many objects in it."""
+        return self.method == "GET" and self.path == "files"
+
     def url(self, base_url: str, params: tuple[tuple[str, str], ...]) -> str:
         """Return the absolute URL with the query of the request and of the client."""
         query = self.query + params

@@ -91,12 +91,24 @@ def delay_before_retry(
     return delay
 
 
-def why_no_retry(policy: RetryPolicy, error: FilesError, *, attempt: int) -> str:
-    """Say why an error that is worth another attempt gets none."""
+def why_no_retry(policy: RetryPolicy, error: FilesError, attempt: int, *, is_last: bool) -> str:
+    """Say why an error that is worth another attempt gets none.
+
+    Args:
+        policy: The bounds.
+        error: How the attempt failed.
+        attempt: Its number, from 1.
+        is_last: Whether it was the last that the policy allows.
+    """
     asked = error.retry_after if isinstance(error, APIStatusError) else None
     if asked is not None and asked > policy.max_retry_after:
         return (
             f"The server asks to wait {asked:g} s, more than RetryPolicy.max_retry_after"
             f" ({policy.max_retry_after:g} s) allows."
         )
-    return f"This was attempt {attempt}, the last that the RetryPolicy allows."
+    if is_last:
+        return f"This was attempt {attempt}, the last that the RetryPolicy allows."
+    return (
+        f"This was attempt {attempt}; another one would begin behind RetryPolicy.deadline"
+        f" ({policy.deadline:g} s)."
+    )

@@ -19,7 +19,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import random
+import select
 import ssl as ssl_module
 import time
 from collections import defaultdict, deque
@@ -27,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -36,7 +38,14 @@ from aiohttp.typedefs import URL  # type: ignore[attr-defined]  # yarl is aiohtt
 
 from aiofiles_api.buffers import Buffers
 from aiofiles_api.chunked import ChunkedWriter
-from aiofiles_api.config import Config, Secret, checked_key, proxy_of_environment
+from aiofiles_api.config import (
+    Config,
+    Secret,
+    checked_key,
+    proxy_of_environment,
+    secrets_of_proxy,
+    spellings,
+)
 from aiofiles_api.errors import (
     APIConnectionError,
     APIError,
@@ -67,6 +76,11 @@ __all__ = [
     "TlsSetting",
     "TraceConfig",
 ]
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 T = TypeVar("T")
 
@@ -117,7 +131,22 @@ _HEADERS = {
     "Accept-Encoding": "identity",
 }
 
+_KEYS_REMEMBERED = 8
+"""Keys that may still be on their way, where each request may have another."""
+
+_LOOK = 0.5
+"""Seconds after which who waits for a body looks whether its connection is still there."""
+
+_SOON = 0.02
+"""Seconds between two looks at a body that is being sent."""
+
+_LEAST_RATE = 8 * 1024
+"""Bytes a second of a reply that is no drip: `Timeouts.reply` does not end it."""
+
+_MALFORMED = "what came is no HTTP"
+
 _LARGEST_JSON = 32 * 1024 * 1024
+_LARGEST_OBJECT = 1024 * 1024
 _LARGEST_ERROR = 64 * 1024
 _MOST_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -161,7 +190,7 @@ class SessionManager:
             behind it, because the last one must be known for it, and one that is being read.
         receiving: What downloads gather at a time. Each holds two such buffers: one that is being
             written, and one that is being filled.
-        secrets: What must not show in an error: the key last used, the caller's own headers.
+        secrets: What must not show in an error: the keys last used, the caller's own headers.
 
     Args:
         config: The settings.
@@ -181,7 +210,8 @@ class SessionManager:
         self.config = config
         self.threads = Threads()
         self._own_headers: Mapping[str, str] = config.headers
-        self.secrets: tuple[str, ...] = tuple(config.headers.values())
+        self.secrets: tuple[str, ...] = config.secrets
+        self._keys: deque[str] = deque(maxlen=_KEYS_REMEMBERED)
         self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
         self.receiving = Buffers(_RECEIVING, least=128 * 1024, most=2 * 1024 * 1024)
         self._ask_for_key: Callable[[], Awaitable[str]] | None = None
@@ -196,6 +226,9 @@ class SessionManager:
             sock_read=config.timeouts.reply,
         )
         self._proxies: dict[str, str | None] = {}
+        if connector is not None and tls is not True:
+            msg = "connector: ssl= has no effect on it; give it to the connector, or leave that out"
+            raise ConfigurationError(msg)
         self._tls = tls
         self._connector = connector
         self._trace_configs = list(trace_configs)
@@ -254,6 +287,10 @@ class SessionManager:
     async def _wait_for_slot(self, endpoint: str) -> asyncio.Semaphore:
         """Return the slot that was taken, when it is also the endpoint's turn."""
         beside = _slots_beside.get()
+        if beside is None and sum(one.is_under_way(self._active) for one in _operating.get()) > 1:
+            # Within another operation, as for its source: whose slot, or those of others like it,
+            # may be the last one.
+            beside = asyncio.Semaphore(1)
         if beside is not None:
             # Not behind those of the endpoint, the first of whom waits for a slot.
             return await self._wait_for_both(endpoint, beside)
@@ -330,8 +367,12 @@ class SessionManager:
 
     def _take_key(self, key: Secret) -> None:
         headers = self.config.headers
-        self.secrets = (key, *headers.values())
         self._own_headers = {**headers, "Authorization": Secret(f"Bearer {key}")}
+        if key not in self._keys:
+            # The earlier ones as well: requests that bear them may still be on their way.
+            self._keys.appendleft(key)
+            known = [spelling for key in self._keys for spelling in spellings(key)]
+            self.secrets = (*known, *self.config.secrets)
 
     async def _send(
         self,
@@ -357,26 +398,35 @@ class SessionManager:
                 check_usable=self._check_usable,
                 is_watched=self._is_watched,
             )
+        bound = asyncio.timeout(None)
+        if payload is not None and (limit := timeouts.reply) is not None:
+            now = asyncio.get_running_loop().time
+            payload.when_sent = lambda: bound.reschedule(now() + limit)
         try:
-            response = await self._client().request(
-                request.method,
-                URL(url, encoded=True),
-                data=payload,
-                headers=headers,
-                allow_redirects=False,
-                auto_decompress=not request.is_content,
-                read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
-                proxy=proxy,
-                timeout=self._timeout,
-            )
+            async with bound:
+                response = await self._client().request(
+                    request.method,
+                    URL(url, encoded=True),
+                    data=payload,
+                    headers=headers,
+                    allow_redirects=False,
+                    auto_decompress=not request.is_content,
+                    read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
+                    proxy=proxy,
+                    timeout=self._timeout,
+                )
         except BaseException as error:
             if payload is not None:
                 await payload.aclose()
             if isinstance(error, Exception):  # aiohttp raises more than its own
-                _raise_ours(error, request.what, payload, is_secret=is_secret)
+                cause = aiohttp.SocketTimeoutError() if bound.expired() else error
+                _raise_ours(cause, request.what, payload, is_secret=is_secret)
             raise
+        finally:
+            if payload is not None:
+                payload.when_sent = None
         # From here on, silence is silence inside the body.
-        _watch_silence(response, timeouts.read)
+        _stop_watching(response)
         return Exchange(self, request, response, payload, is_secret=is_secret)
 
     def _read_buffer(self) -> int:
@@ -387,10 +437,11 @@ class SessionManager:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=self._connector
-                or aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE, ssl=self._tls),
+                or _Connector(limit=0, keepalive_timeout=_IDLE, ssl=self._tls),
                 connector_owner=self._connector is None,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=_HEADERS,
+                response_class=_response_class(self.config.timeouts.reply),
                 trace_configs=self._trace_configs,
             )
         return self._http
@@ -405,12 +456,13 @@ class SessionManager:
             return self.config.proxy
         where = "/".join(url.split("/", 3)[:3])
         if where not in self._proxies:
-            scheme, host, _ = origin(url)
+            scheme, host, port = origin(url)
             proxy = getproxies().get(scheme)
-            if proxy is None or (host and proxy_bypass(host)):
+            if proxy is None or (host and _bypasses_proxy(host, port)):
                 self._proxies[where] = None
             else:
                 self._proxies[where] = proxy_of_environment(proxy, f"{scheme.upper()}_PROXY")
+                self.secrets += secrets_of_proxy(self._proxies[where])
         return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------
@@ -461,7 +513,12 @@ class SessionManager:
             _slots_beside.reset(token)
 
     async def aclose(self) -> None:
-        """Refuse new work, interrupt what runs, wait for it, and close every connection."""
+        """Refuse new work, interrupt what runs, wait for it, and close every connection.
+
+        Raises:
+            ConfigurationError: It is in use in another event loop.
+        """
+        self._check_loop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         if any(one.is_under_way(self._active) for one in _operating.get()):
@@ -480,10 +537,15 @@ class SessionManager:
             await self._left.wait()
         for exchange in list(self._exchanges):
             await exchange.aclose()
-        if self._http is not None:
-            await self._http.close()
-        self.receiving.close()
-        self.threads.close()
+        try:
+            if self._http is not None:
+                await self._http.close()
+        # aiohttp stumbles over connections that asyncio has closed already.
+        except Exception:  # noqa: BLE001 - whatever it is, the rest is to be closed
+            _log.debug("closing the connections failed", exc_info=True)
+        finally:
+            self.receiving.close()
+            self.threads.close()
 
     def _check_usable(self) -> None:
         if self._closing is not None:
@@ -492,8 +554,13 @@ class SessionManager:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            msg = "this client belongs to another event loop; make one client for each loop"
-            raise ConfigurationError(msg)
+            raise _other_loop_error()
+
+    def _check_loop(self) -> None:
+        """Refuse another loop than that in which the client runs; not one after that has ended."""
+        loop = self._loop
+        if loop is not None and loop is not asyncio.get_running_loop() and loop.is_running():
+            raise _other_loop_error()
 
 
 class Retries:
@@ -543,7 +610,8 @@ class Retries:
         )
         if delay is None:
             if error.retryable:
-                error.add_note(why_no_retry(policy, error, attempt=self.attempt))
+                is_last = self._failures >= policy.attempts
+                error.add_note(why_no_retry(policy, error, self.attempt, is_last=is_last))
             raise error
         return self._session.hold_back(self._request, error, delay)
 
@@ -596,9 +664,42 @@ class Exchange:
             APITimeoutError: It fell silent.
         """
         try:
-            return await self._response.content.readany()
+            return await self._next_chunk()
         except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
+
+    async def _next_chunk(self, until: float = math.inf) -> bytes:
+        """Do so, until some time by the loop's clock; raise what aiohttp does."""
+        body = self._response.content
+        # What is there needs no timer, and neither does the end.
+        chunk = body.read_nowait()
+        if chunk or body.is_eof():
+            return chunk
+        now = asyncio.get_running_loop().time
+        limit = self._session.config.timeouts.read
+        silent_at = math.inf if limit is None else now() + limit
+        while True:
+            bound = asyncio.timeout_at(min(silent_at, until, now() + _LOOK))
+            try:
+                async with bound:
+                    return await body.readany()
+            except TimeoutError:
+                if not bound.expired():  # it was aiohttp's, which bounds the whole
+                    raise
+            if self._is_abandoned():
+                raise aiohttp.ClientPayloadError(_MALFORMED)
+            if now() >= min(silent_at, until):
+                raise _DripsError if until < silent_at else aiohttp.SocketTimeoutError
+
+    def _is_abandoned(self) -> bool:
+        """Whether aiohttp has closed the connection for what it could not parse, and said nothing.
+
+        While something is sent, a connection that was closed waits for that.
+        """
+        connection = self._response.connection
+        is_sending = self._payload is not None and self._payload.is_sending
+        protocol = None if connection is None else connection.protocol
+        return not is_sending and (protocol is None or not protocol.is_connected())
 
     def take_in(self, buffers: Buffers) -> None:
         """Have the body come straight into buffers that are lent, where it is long enough.
@@ -615,7 +716,6 @@ class Exchange:
         transport = None if connection is None else connection.transport
         if transport is None or transport.is_closing() or left <= 0:
             return  # all has come, or no more will
-        _watch_silence(self._response, None)
         self._intake = Intake(transport, left, buffers=buffers, limit=timeouts.read)
 
     async def read_buffer(self) -> bytes | memoryview:
@@ -645,7 +745,7 @@ class Exchange:
 
         Raises:
             APIResponseError: The body of a success is longer than any that the API sends.
-            APITimeoutError: It comes so slowly that it would never end.
+            APITimeoutError: It is silent, or comes so slowly that it would never end.
         """
         is_error = not 200 <= self.status < 300  # noqa: PLR2004 - the class of a status
         pieces: list[bytes] = []
@@ -663,23 +763,32 @@ class Exchange:
 
     async def _gather(self, pieces: list[bytes], *, is_error: bool) -> None:
         """Read a reply that has not come to its end yet, within bounds of size and of time."""
-        left = _LARGEST_ERROR if is_error else _LARGEST_JSON
-        bound = asyncio.timeout(self._session.config.timeouts.reply)
+        largest = _LARGEST_JSON if self._request.is_listing else _LARGEST_OBJECT
+        left = _LARGEST_ERROR if is_error else largest
+        limit = self._session.config.timeouts.reply
+        if not is_error:
+            await self._until_sent()
+        until = math.inf if limit is None else asyncio.get_running_loop().time() + limit
         try:
-            async with bound:
-                while left >= 0 and (chunk := await self.read_chunk()):
-                    pieces.append(chunk)
-                    left -= len(chunk)
-        except (APIError, TimeoutError) as error:
+            while left >= 0 and (chunk := await self._next_chunk(until)):
+                pieces.append(chunk)
+                left -= len(chunk)
+                until += len(chunk) / _LEAST_RATE
+        except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             # An error's status says what is wrong, even where the text about it was cut.
-            if not is_error and not bound.expired():
-                raise
             if not is_error:
-                msg = f"{self._request.what}: the reply drips on for longer than Timeouts.reply"
-                raise APITimeoutError(msg) from error
+                _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
         if not is_error and left < 0:
-            msg = f"{self._request.what}: the reply is longer than {_LARGEST_JSON:,} bytes"
+            msg = f"{self._request.what}: the reply is longer than {largest:,} bytes"
             raise ContentTooLargeError(msg)
+
+    async def _until_sent(self) -> None:
+        """Wait for the end of what is sent, where the server's success begins before that."""
+        payload, body = self._payload, self._response.content
+        while payload is not None and payload.is_sending:
+            if body.is_eof() or body.exception() is not None:
+                break
+            await asyncio.sleep(_SOON)
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""
@@ -698,12 +807,67 @@ class Exchange:
             await self._payload.aclose()
 
 
-def _watch_silence(response: aiohttp.ClientResponse, limit: float | None) -> None:
-    """Have aiohttp break a connection off that is silent for longer than `limit` seconds."""
+def _bypasses_proxy(host: str, port: int | None) -> bool:
+    """Return whether NO_PROXY names a host, by itself or with its port."""
+    place = f"[{host}]" if ":" in host else host
+    return bool(proxy_bypass(host) or proxy_bypass(f"{place}:{port}"))
+
+
+def _stop_watching(response: aiohttp.ClientResponse) -> None:
+    """Have aiohttp not break the connection off, however silent it is: that is for us to do.
+
+    Its own watch ends with what it cannot parse, though the body's reader hears nothing of that,
+    and goes on behind a body, where it strikes whoever uses the connection next.
+    """
     connection = response.connection
     if connection is not None and connection.protocol is not None:
-        connection.protocol.read_timeout = limit
+        connection.protocol.read_timeout = None
         connection.protocol.start_timeout()
+
+
+def _response_class(limit: float | None) -> type[aiohttp.ClientResponse]:
+    """Return a class of replies whose headers have come after so many seconds, or never.
+
+    aiohttp's own bound on silence ends with the first 1xx, and moves on with each byte. Where a
+    body is sent, the time begins behind it, and it is for whoever sends it to bound.
+    """
+
+    class Response(aiohttp.ClientResponse):
+        async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+            bound = asyncio.timeout(None if self.method == "POST" else limit)
+            try:
+                async with bound:
+                    return await super().start(connection)
+            except TimeoutError as error:
+                if bound.expired():
+                    raise aiohttp.SocketTimeoutError from error
+                raise
+
+    return Response
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections that are used again only when nothing has come on them meanwhile.
+
+    What a server sends unasked would be taken for the reply to the next request.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            if _is_quiet(connection):
+                break
+            connection.close()
+        return connection
+
+
+def _is_quiet(connection: Connection) -> bool:
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return False
+    # What the loop has not read yet: a reply that nobody asked for, or the connection's end.
+    poller = select.poll()
+    poller.register(transport.get_extra_info("socket"), select.POLLIN)
+    return not poller.poll(0)
 
 
 class _Registered:
@@ -826,6 +990,8 @@ class _Payload(aiohttp.Payload):
 
     Attributes:
         failure: What the body raised.
+        is_sending: Whether there may be more to send.
+        when_sent: Called when there is no more.
     """
 
     def __init__(
@@ -851,6 +1017,8 @@ class _Payload(aiohttp.Payload):
         self._threads = threads
         self._sender: FileSender | None = None
         self.failure: Exception | None = None
+        self.is_sending = True
+        self.when_sent: Callable[[], None] | None = None
 
     @property
     def stalled(self) -> bool:
@@ -867,6 +1035,14 @@ class _Payload(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - always that of the body
     ) -> None:
         self._writer = asyncio.current_task()
+        try:
+            await self._write(writer)
+        finally:
+            self.is_sending = False
+            if self.when_sent is not None:
+                self.when_sent()
+
+    async def _write(self, writer: AbstractStreamWriter) -> None:
         # Without a length the body goes in HTTP's chunks, each with a frame of its own.
         self._body.takes_files = (
             self._size is not None and not self._is_watched and takes_files(writer.transport)
@@ -1005,9 +1181,14 @@ class _Turn:
             self._end_soon(loop)
 
 
+class _DripsError(Exception):
+    """A reply comes too slowly."""
+
+
 # What an exception of aiohttp becomes, from the special to the general: the first that fits counts.
 _TRANSLATIONS: tuple[tuple[type[Exception], type[APIConnectionError | APIResponseError], str], ...]
 _TRANSLATIONS = (
+    (_DripsError, APITimeoutError, "the reply drips on for longer than Timeouts.reply"),
     (
         aiohttp.ConnectionTimeoutError,
         APITimeoutError,
@@ -1027,7 +1208,7 @@ _TRANSLATIONS = (
     (
         aiohttp.ClientResponseError,
         APIResponseError,
-        "the reply is not HTTP, or its headers are too large; check base_url",
+        "the reply is not HTTP, too large in its headers, or encoded unasked; check base_url",
     ),
 )
 
@@ -1045,9 +1226,11 @@ def _raise_ours(
     """
     if payload is not None and payload.failure is not None:
         raise payload.failure from payload.failure.__cause__
-    # The cause's text may show the URL, or what came instead of HTTP, which may be our key.
-    is_telling = is_secret or isinstance(error, aiohttp.ClientResponseError)
-    raise _translate(error, what, payload) from (None if is_telling else error)
+    is_quiet = isinstance(error, OSError | aiohttp.ClientPayloadError) or (
+        isinstance(error, aiohttp.ServerDisconnectedError) and isinstance(error.message, str)
+    )
+    # The text of others may show the URL, what came instead of HTTP, or our headers with the key.
+    raise _translate(error, what, payload) from (error if is_quiet and not is_secret else None)
 
 
 def _translate(error: Exception, what: str, payload: _Payload | None) -> APIError:
@@ -1056,12 +1239,9 @@ def _translate(error: Exception, what: str, payload: _Payload | None) -> APIErro
     for of, into, text in _TRANSLATIONS:
         if isinstance(error, of):
             return into(f"{what}: {text}")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        msg = (
-            f"{what}: the certificate is not trusted ({error.certificate_error});"
-            " check base_url, or pass ssl="
-        )
-        return APIConnectionError(msg, retryable=False)
+    problem = _lasting_problem(error)
+    if problem is not None:
+        return APIConnectionError(f"{what}: {problem}", retryable=False)
     if isinstance(error, aiohttp.ClientConnectorError):
         why = f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
         msg = f"{what}: cannot connect to {why}; check base_url and the network"
@@ -1070,6 +1250,25 @@ def _translate(error: Exception, what: str, payload: _Payload | None) -> APIErro
         return APIResponseError(f"{what}: the reply's body is malformed; check base_url")
     msg = f"{what}: the connection was lost ({type(error).__name__}); try again"
     return APIConnectionError(msg)
+
+
+def _lasting_problem(error: Exception) -> str | None:
+    """Return what is wrong, if it would be no better another time."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = error.certificate_error
+        return f"the certificate is not trusted ({reason}); check base_url, or pass ssl="
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        return "the certificate is not the one that ssl= names; check that, and base_url"
+    if isinstance(error, ValueError | TypeError | RuntimeError):
+        kind = type(error).__name__
+        return f"the request cannot be made ({kind}); check base_url, ssl= and connector="
+    return None
+
+
+def _other_loop_error() -> ConfigurationError:
+    return ConfigurationError(
+        "this client belongs to another event loop; make one client for each loop"
+    )
 
 
 def _closed_error() -> ClientClosedError:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -26,13 +27,16 @@ from conftest import (
 
 from aiofiles_api import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
+    ClientClosedError,
     ConfigurationError,
     FileObject,
     FilesClient,
     InvalidArgumentError,
     ProcessingError,
+    RetryPolicy,
     Timeouts,
 )
 from aiofiles_api.emulator import Emulator
@@ -146,6 +150,69 @@ def test_a_client_can_be_made_outside_a_loop_and_serves_one_loop_only() -> None:
         asyncio.run(files.retrieve("file-1"))
 
 
+async def test_a_client_cannot_be_closed_from_another_loop_while_its_own_runs() -> None:
+    async with raw_server(silence) as raw, client_of(raw) as files:
+        asking = asyncio.create_task(files.retrieve("file-1"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, files.aclose())
+        await files.aclose()
+        with pytest.raises(ClientClosedError):
+            await asking
+
+
+async def test_a_client_whose_loop_has_ended_can_be_closed() -> None:
+    files = FilesClient(api_key=KEY, base_url="http://127.0.0.1:1/v1", retry=NO_RETRIES)
+
+    async def fail_to_connect() -> None:
+        with pytest.raises(APIConnectionError):
+            await files.retrieve("file-1")
+
+    await asyncio.to_thread(asyncio.run, fail_to_connect())
+    await files.aclose()
+
+
+async def test_a_connector_of_the_callers_has_its_own_tls() -> None:
+    connector = aiohttp.TCPConnector()
+    with pytest.raises(ConfigurationError, match="ssl= has no effect"):
+        FilesClient(api_key=KEY, connector=connector, ssl=aiohttp.Fingerprint(b"x" * 32))
+    await connector.close()
+
+
+async def test_what_no_other_attempt_would_mend_is_not_tried_again(server: Emulator) -> None:
+    connector = aiohttp.TCPConnector()
+    await connector.close()
+    retry = RetryPolicy(backoff=60)
+    for files in (
+        FilesClient(api_key=KEY, retry=retry, base_url="http://a..b/v1"),
+        FilesClient(api_key=KEY, retry=retry, base_url=server.base_url, connector=connector),
+    ):
+        async with files:
+            with anyio.fail_after(5), pytest.raises(APIConnectionError) as caught:
+                await files.retrieve("file-1")
+            assert not caught.value.retryable
+
+
+async def test_uploads_may_read_from_their_own_client_whatever_its_connections(
+    server: Emulator,
+) -> None:
+    content = bytes(300_000)
+    async with FilesClient(base_url=server.base_url, api_key=KEY, max_connections=2) as files:
+        file = await files.upload(content, purpose="batch")
+
+        async def copy() -> FileObject:
+            async def pieces() -> AsyncIterator[bytes]:
+                async with files.stream(file) as stream:
+                    async for piece in stream:
+                        yield piece
+
+            return await files.upload(pieces(), purpose="batch")
+
+        with anyio.fail_after(10):
+            copies = await asyncio.gather(*(copy() for _ in range(8)))
+        assert [one.bytes for one in copies] == [len(content)] * 8
+
+
 async def test_a_client_opens_itself_and_is_closed_once(server: Emulator) -> None:
     async with nothing_leaks():
         files = FilesClient(base_url=server.base_url, api_key=KEY)
@@ -236,6 +303,31 @@ async def test_a_proxy_is_used_where_the_environment_names_one(
         ) as files:
             await files.retrieve("file-1")
         assert len(proxy.requests) == 2
+
+
+async def test_a_host_is_excepted_from_the_proxy_with_its_port_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with raw_server(reply(FILE)) as raw:
+        host = raw.base_url.removesuffix("/v1").removeprefix("http://")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, host)
+        async with client_of(raw) as files:
+            await files.retrieve("file-1")
+
+
+async def test_a_password_of_the_environments_proxy_is_in_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with raw_server(reply("no: passw0rd", status="407 No")) as proxy:
+        address = proxy.base_url.removesuffix("/v1").replace("//", "//user:passw0rd@")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, address)
+        async with FilesClient(base_url="http://files.test/v1", api_key=KEY) as files:
+            with pytest.raises(APIStatusError, match=r"407 no: \*\*\*"):
+                await files.retrieve("file-1")
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])

@@ -9,7 +9,9 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
+import anyio
 import pytest
 from conftest import (
     KEY,
@@ -33,8 +35,10 @@ from aiofiles_api import (
     AuthenticationError,
     BadRequestError,
     ConflictError,
+    ContentTooLargeError,
     FilesClient,
     FilesError,
+    IntegrityError,
     InternalServerError,
     NotFoundError,
     PermissionDeniedError,
@@ -209,6 +213,182 @@ async def test_silence_before_the_reply_is_a_timeout() -> None:
         client_of(raw, timeouts=Timeouts(reply=0.05)) as files,
     ):
         with pytest.raises(APITimeoutError, match=r"Timeouts\.reply"):
+            await files.retrieve("file-1")
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def say_continue_for_ever(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+    await request.body()
+    with suppress(ConnectionError):
+        while True:
+            writer.write(CONTINUE)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def continue_and_fall_silent(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+    await request.body()
+    writer.write(CONTINUE)
+    await silence(request, writer)
+
+
+@pytest.mark.parametrize("script", [say_continue_for_ever, continue_and_fall_silent])
+@pytest.mark.parametrize("operation", ["retrieve", "upload", "read"])
+async def test_a_server_that_says_it_will_go_on_is_not_waited_for_for_ever(
+    script: Script, operation: str
+) -> None:
+    operations: dict[str, Callable[[FilesClient], Awaitable[object]]] = {
+        "retrieve": lambda files: files.retrieve("file-1"),
+        "upload": lambda files: files.upload(b"x", purpose="batch", on_uncertain="resend"),
+        "read": lambda files: files.read("file-1"),
+    }
+    async with (
+        nothing_leaks(),
+        raw_server(script) as raw,
+        client_of(raw, timeouts=Timeouts(reply=0.2)) as files,
+    ):
+        with anyio.fail_after(5), pytest.raises(FilesError) as caught:
+            await operations[operation](files)
+        assert "Timeouts.reply" in f"{caught.value}{caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("operation", ["retrieve", "read", "stream"])
+@pytest.mark.parametrize("behind", ["close", "silence"])
+async def test_what_is_no_http_within_a_body_ends_it(operation: str, behind: str) -> None:
+    async def stumble(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.write(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
+        await writer.drain()
+        if behind == "silence":
+            await request.reader.read()
+        writer.close()
+
+    async def iterate(files: FilesClient) -> None:
+        async with files.stream("file-1") as content:
+            async for _ in content:
+                pass
+
+    operations: dict[str, Callable[[FilesClient], Awaitable[object]]] = {
+        "retrieve": lambda files: files.retrieve("file-1"),
+        "read": lambda files: files.read("file-1"),
+        "stream": iterate,
+    }
+    async with nothing_leaks(), raw_server(stumble) as raw, client_of(raw) as files:
+        with anyio.fail_after(5), pytest.raises(APIResponseError, match="malformed"):
+            await operations[operation](files)
+
+
+def dripping(content: bytes, *, pieces: int, every: float) -> Script:
+    async def follow(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+        size = -(-len(content) // pieces)
+        with suppress(ConnectionError):
+            for start in range(0, len(content), size):
+                await asyncio.sleep(every)
+                writer.write(content[start : start + size])
+                await writer.drain()
+
+    return follow
+
+
+async def test_a_reply_that_moves_is_read_however_long_it_takes_and_one_that_drips_is_not() -> None:
+    page = json.dumps({"data": [json.loads(FILE)] * 300, "has_more": False}).encode()
+    limits = Timeouts(reply=0.3, read=5)
+    script = dripping(page, pieces=10, every=0.1)
+    async with raw_server(script) as raw, client_of(raw, timeouts=limits) as files:
+        assert len([file async for file in files.list()]) == 300
+    script = dripping(FILE.encode(), pieces=len(FILE), every=0.1)
+    async with (
+        nothing_leaks(),
+        raw_server(script) as raw,
+        client_of(raw, timeouts=limits) as files,
+    ):
+        with pytest.raises(APITimeoutError, match="drips"):
+            await files.retrieve("file-1")
+    async with raw_server(script) as raw, client_of(raw, timeouts=Timeouts(read=0.05)) as files:
+        with pytest.raises(APITimeoutError, match="silent"):
+            await files.retrieve("file-1")
+    unbounded = Timeouts(reply=None, read=None)
+    script = dripping(FILE.encode(), pieces=2, every=0.6)
+    async with raw_server(script) as raw, client_of(raw, timeouts=unbounded) as files:
+        assert (await files.retrieve("file-1")).id == "file-1"
+
+
+@pytest.mark.parametrize("ending", ["early", "late", "cut"])
+async def test_a_success_that_begins_before_the_body_has_ended_waits_for_that(ending: str) -> None:
+    content = bytes(12_000_000)
+    stored = FILE.replace('"bytes": 1', f'"bytes": {len(content)}').encode()
+    told = b"%x\r\n%b\r\n0\r\n\r\n" % (len(stored), stored)
+
+    async def begin_early(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await writer.drain()
+        left = int(request.headers["content-length"])
+        while left > 0:
+            await asyncio.sleep(0.01)
+            left -= len(await request.reader.read(65_536))
+            if ending != "late" and left < 6_000_000:
+                break
+        if ending != "cut":
+            await asyncio.sleep(0.05)
+            writer.write(told)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        writer.close()
+
+    limits = Timeouts(read=1, reply=1)
+    async with (
+        nothing_leaks(),
+        raw_server(begin_early, buffer=65_536) as raw,
+        client_of(raw, timeouts=limits) as files,
+    ):
+        coming = files.upload(content, purpose="batch")
+        if ending == "late":
+            assert (await coming).bytes == len(content)
+        else:
+            with pytest.raises(IntegrityError if ending == "early" else APIConnectionError):
+                await coming
+
+
+async def test_what_comes_unasked_is_no_reply_to_the_next_request() -> None:
+    body = b"a"
+
+    async def say_it_twice(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        once = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body
+        writer.write(once)
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(once)
+
+    async with nothing_leaks(), raw_server(say_it_twice) as raw, client_of(raw) as files:
+        assert await files.read("file-1") == b"a"
+        await asyncio.sleep(0.1)
+        body = b"b"
+        assert await files.read("file-2") == b"b"
+        assert raw.connections == 2
+
+
+async def test_what_follows_a_body_at_once_is_no_reply_to_the_next_request() -> None:
+    body = bytes(1_700_000)
+
+    async def say_it_twice(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        once = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        writer.write(once + once)
+
+    async with nothing_leaks(), raw_server(say_it_twice) as raw, client_of(raw) as files:
+        for number in range(4):
+            body = bytes([number]) * len(body)
+            assert await files.read(f"file-{number}") == body
+
+
+async def test_one_object_is_not_a_page() -> None:
+    script = reply(FILE[:-1] + ', "x": "' + "y" * 2_000_000 + '"}')
+    async with raw_server(script) as raw, client_of(raw) as files:
+        with pytest.raises(ContentTooLargeError, match="longer than 1,048,576 bytes"):
             await files.retrieve("file-1")
 
 
@@ -439,6 +619,7 @@ def locals_of(error: BaseException) -> str:
         redirect(f"http://{KEY}/"),
         raw_bytes(f"HTTP/1.1 {KEY}\r\n\r\n".encode()),
         raw_bytes(f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n".encode()),
+        raw_bytes(f"HTTP/1.1 200 OK\r\nX-Echo: Bearer {KEY}\r\n".encode()),
         hang_up,
     ],
 )
@@ -453,6 +634,41 @@ async def test_the_key_is_in_nothing_that_is_shown(
         assert KEY not in repr(files)
     assert KEY not in text_of(caught.value)
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["own header", "rotating", "escaped"])
+async def test_a_key_is_in_no_error_wherever_it_is_from(how: str) -> None:
+    key = "c2VjcmV0/a2V5+b64=="
+    shown = {"escaped": key.replace("/", r"\/")}.get(how, key)
+    number = 0
+
+    async def next_key() -> str:
+        nonlocal number
+        number += 1
+        return f"{key}-{number}"
+
+    settings: dict[str, dict[str, object]] = {
+        "own header": {"headers": {"Authorization": f"Bearer {key}"}},
+        "rotating": {"api_key": next_key},
+        "escaped": {"api_key": key},
+    }
+    held = asyncio.Event()
+
+    async def refuse(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        if "held" in request.line:
+            await held.wait()
+        told = shown + request.headers["authorization"].removeprefix(f"Bearer {key}")
+        await reply(f'{{"error": "no key {told}."}}', status="401 No")(request, writer)
+
+    async with raw_server(refuse) as raw, client_of(raw, **settings[how]) as files:
+        first = asyncio.create_task(files.retrieve("held"))
+        await asyncio.sleep(0.05)
+        for coming in (files.retrieve("file-1"), first):
+            with pytest.raises(AuthenticationError, match=r"no key \*\*\*\.") as caught:
+                await coming
+            held.set()
+            assert shown not in text_of(caught.value)
+            assert key not in text_of(caught.value)
 
 
 async def wait(files: FilesClient) -> object:

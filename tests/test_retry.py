@@ -172,10 +172,14 @@ def test_no_retries_and_no_waiting_are_policies() -> None:
 
 def test_whoever_gets_no_other_attempt_is_told_why() -> None:
     policy = RetryPolicy(attempts=3, max_retry_after=120)
-    assert why_no_retry(policy, failure(121), attempt=1) == (
+    assert why_no_retry(policy, failure(121), 1, is_last=False) == (
         "The server asks to wait 121 s, more than RetryPolicy.max_retry_after (120 s) allows."
     )
     last = "This was attempt 3, the last that the RetryPolicy allows."
-    assert why_no_retry(policy, failure(120), attempt=3) == last
-    assert why_no_retry(policy, failure(), attempt=3) == last
-    assert why_no_retry(policy, APIConnectionError("lost"), attempt=3) == last
+    assert why_no_retry(policy, failure(120), 3, is_last=True) == last
+    assert why_no_retry(policy, failure(), 3, is_last=True) == last
+    assert why_no_retry(policy, APIConnectionError("lost"), 3, is_last=True) == last
+    bounded = RetryPolicy(deadline=9)
+    assert why_no_retry(bounded, failure(), 2, is_last=False) == (
+        "This was attempt 2; another one would begin behind RetryPolicy.deadline (9 s)."
+    )

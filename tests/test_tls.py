@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from aiohttp import web
-from conftest import KEY, NO_RETRIES
+from aiohttp import Fingerprint, web
+from conftest import KEY, NO_RETRIES, nothing_leaks
 
 from aiofiles_api import (
     APIConnectionError,
@@ -156,3 +156,38 @@ async def test_a_redirect_from_https_to_http_is_refused(authority: trustme.CA) -
             await files.read("file-1")
     assert "secret" not in str(caught.value)
     await runner.cleanup()
+
+
+async def test_a_connection_that_brings_more_than_its_body_is_no_trouble_at_the_close(
+    authority: trustme.CA,
+) -> None:
+    content = bytes(1_700_000)
+
+    async def say_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+            writer.write(content + b"and more")
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    server = await asyncio.start_server(say_more, "127.0.0.1", 0, ssl=context)
+    base_url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with nothing_leaks():
+        for _ in range(3):
+            async with FilesClient(base_url=base_url, api_key=KEY, ssl=trusting) as files:
+                assert await files.read("file-1") == content
+    server.close()
+
+
+async def test_a_certificate_that_is_not_the_named_one_is_refused_at_once(address: str) -> None:
+    pinned = Fingerprint(b"x" * 32)
+    async with FilesClient(base_url=address, api_key=KEY, ssl=pinned) as files:
+        with pytest.raises(APIConnectionError, match="not the one that ssl= names") as caught:
+            await files.retrieve("file-1")
+    assert not caught.value.retryable
