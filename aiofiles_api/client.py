@@ -24,9 +24,9 @@ from aiofiles_api.models import (
 from aiofiles_api.processing import wait_for_processing
 from aiofiles_api.progress import ProgressSink
 from aiofiles_api.protocol import (
+    DeletionReplies,
     ListQuery,
     delete_request,
-    read_deleted,
     read_file,
     retrieve_request,
 )
@@ -237,7 +237,11 @@ class FilesClient:
         page_size: int | None = None,
         max_items: int | None = None,
     ) -> AsyncGenerator[FilePage, None]:
-        """Yield the pages of a listing as the server cuts them; otherwise the same as `list`."""
+        """Yield the pages of a listing as the server cuts them; otherwise the same as `list`.
+
+        A page's last file says where the next one begins, which is being asked for: do not delete
+        it before that has come. `list` sees to that itself.
+        """
         return list_pages(self._session, _query(purpose, order, after, page_size), max_items)
 
     async def retrieve(self, file: str | FileObject) -> FileObject:
@@ -272,7 +276,7 @@ class FilesClient:
         """
         identifier = file_id(file)
         try:
-            return await self._session.call(delete_request(identifier), read_deleted)
+            return await self._session.call(delete_request(identifier), DeletionReplies().read)
         except NotFoundError:
             if not missing_ok:
                 raise
@@ -366,7 +370,7 @@ class FilesClient:
 
         Args:
             file: An id, or a `FileObject`.
-            timeout: Seconds to wait at most.
+            timeout: Seconds to wait at most; the last question has five more for its answer.
             poll_interval: Seconds between two requests.
 
         Raises:

@@ -10,6 +10,7 @@ was within a string or an object, all that is left is decoded at once.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -41,8 +42,8 @@ _END = rb'\](?<!\[\])[ \t\r\n]*,[ \t\r\n]*"'
 
 _ESCAPED = rb"\\u00[2-7]"
 
-_TAIL = "the list whose end this is"
-"""A name that no member has."""
+_TAIL = os.urandom(16).hex()
+"""A name that no member has, which no server can know."""
 
 
 def decode(text: bytes) -> Any:  # JSON may be anything

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from itertools import count
 
 import attrs
 
@@ -19,6 +20,7 @@ from aiofiles_api.errors import (
     APIResponseError,
     BadRequestError,
     ContentTooLargeError,
+    FilesError,
     InvalidArgumentError,
     UnprocessableEntityError,
 )
@@ -68,17 +70,31 @@ async def _files(
     session: SessionManager, query: ListQuery, max_items: int | None
 ) -> AsyncGenerator[FileObject, None]:
     left = max_items
-    async with aclosing(_raw_pages(session, query, max_items)) as pages:
-        async for page in pages:
-            for piece in page.data:
-                wanted = piece[:left]
-                for file in structure_files(wanted):
-                    yield file
-                left = None if left is None else left - len(wanted)
+    # The last file of a page says from where the next one is asked for: whoever deletes each file
+    # as it comes must not have that one before the next page has come.
+    held: FileObject | None = None
+    try:
+        async with aclosing(_raw_pages(session, query, max_items)) as pages:
+            async for page in pages:
+                for piece in page.data:
+                    wanted = piece[:left]
+                    for file in structure_files(wanted):
+                        if held is not None:
+                            yield held
+                        held = file
+                    left = None if left is None else left - len(wanted)
+                    if left == 0:
+                        break
+                    # The caller may never wait, and the next page is on its way.
+                    await asyncio.sleep(0)
                 if left == 0:
-                    return
-                # The caller may never wait, and the next page is on its way.
-                await asyncio.sleep(0)
+                    break
+    except FilesError:
+        if held is not None:
+            yield held
+        raise
+    if held is not None:
+        yield held
 
 
 async def _pages(
@@ -95,7 +111,10 @@ async def _pages(
                 left = None if left is None else left - len(wanted)
                 is_cut |= len(wanted) < len(piece)
                 await asyncio.sleep(0)
-            yield FilePage(tuple(files), page.first_id, page.last_id, bool(page.has_more) or is_cut)
+            # Where the server does not say whether there is more, the next page will.
+            has_more = bool(files) if page.has_more is None else page.has_more
+            last_id = files[-1].id if is_cut else page.last_id
+            yield FilePage(tuple(files), page.first_id, last_id, has_more or is_cut)
 
 
 async def _raw_pages(
@@ -121,14 +140,15 @@ async def _fetch_pages(
 ) -> AsyncGenerator[RawPage, None]:
     sizes = _PageSizes(query.limit, max_items)
     guard = _CursorGuard(query.after)
-    first_after = query.after
-    while sizes.remaining != 0:
-        page = await _fetch_page(session, query, sizes, is_first=query.after == first_after)
+    for number in count(1):
+        if sizes.remaining == 0:
+            return
+        page = await _fetch_page(session, query, sizes, is_first=number == 1)
         if not page.data and not page.has_more:
             return
         cursor = _cursor_behind(page)
         if guard.has_seen(cursor) or await _names(page, query.after):
-            if page.has_more is None and query.after != first_after:
+            if page.has_more is None and number == 2:  # noqa: PLR2004 - the first repetition
                 return  # a server without pages: the first one was everything
             shown = scrub(query.after or "", session.secrets)[:80]
             msg = (

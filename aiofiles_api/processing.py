@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from aiofiles_api.errors import APITimeoutError, InvalidArgumentError, ProcessingError
@@ -15,6 +16,9 @@ __all__ = ["wait_for_processing"]
 _DONE = frozenset({None, "processed", "succeeded"})
 _FAILED = frozenset({"error", "failed", "cancelled", "canceled", "deleted"})
 """The API's own words and those of Azure; any other status is one on the way."""
+
+_LAST_ANSWER = 5.0
+"""Seconds that a question has for its answer, with retries, even where the time is over."""
 
 _LONGEST_STATUS = 80
 _LONGEST_REASON = 1_000
@@ -33,7 +37,7 @@ async def wait_for_processing(
     give_up_at = time.monotonic() + timeout
     with session.registered():
         while True:
-            described = await session.call(retrieve_request(identifier), read_file)
+            described = await _ask(session, identifier, give_up_at, timeout)
             if described.status in _DONE:
                 return described
             status = scrub(described.status or "", session.secrets)[:_LONGEST_STATUS]
@@ -44,9 +48,24 @@ async def wait_for_processing(
                 raise ProcessingError(msg, file=described)
             remaining = give_up_at - time.monotonic()
             if remaining <= 0:
-                msg = (
-                    f"processing {identifier}: still {status!r} after {timeout:g} s; pass a longer"
-                    " timeout="
-                )
-                raise APITimeoutError(msg)
+                raise _timeout_error(identifier, f"still {status!r}", timeout)
             await asyncio.sleep(min(poll_interval, remaining))
+
+
+async def _ask(
+    session: SessionManager, identifier: str, give_up_at: float, timeout: float
+) -> FileObject:
+    left = max(give_up_at - time.monotonic(), _LAST_ANSWER)
+    bound = asyncio.timeout(None if left == math.inf else left)
+    try:
+        async with bound:
+            return await session.call(retrieve_request(identifier), read_file)
+    except TimeoutError as error:
+        if not bound.expired():
+            raise
+        raise _timeout_error(identifier, "no answer", timeout) from error
+
+
+def _timeout_error(identifier: str, what: str, timeout: float) -> APITimeoutError:
+    msg = f"processing {identifier}: {what} after {timeout:g} s; pass a longer timeout="
+    return APITimeoutError(msg)

@@ -39,6 +39,7 @@ from aiofiles_api.errors import (
 from aiofiles_api.models import DeletedFile, ExpiresAfter, FileObject, Order, structure
 
 __all__ = [
+    "DeletionReplies",
     "ListQuery",
     "RawPage",
     "Reply",
@@ -174,7 +175,7 @@ class ListQuery:
         """Refuse what the API would refuse."""
         if self.purpose is not None:
             _checked_purpose(self.purpose)
-        if self.order not in {"asc", "desc"}:
+        if self.order not in ("asc", "desc"):  # which may be of any type
             msg = f"order: {self.order!r} is neither 'asc' (oldest first) nor 'desc'"
             raise InvalidArgumentError(msg)
         if self.limit is not None and not (
@@ -276,13 +277,34 @@ def read_file(request: Request, reply: Reply) -> FileObject:
 
 def read_deleted(request: Request, reply: Reply) -> DeletedFile:
     """Read the confirmation of a deletion; some servers say no more than that it was a success."""
-    identifier = unquote(request.path.removeprefix(_FILES))
+    identifier = _deleted_id(request)
     if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES and not reply.body.strip():
         return DeletedFile(identifier)
     payload = _json(request, reply, decode)
     if isinstance(payload, dict) and isinstance(payload.get("deleted"), bool):
-        payload = {**payload, "id": payload.get("id") or identifier}
+        payload = {**payload, "id": _identifier(payload.get("id")) or identifier}
     return _structured(request, reply, payload, DeletedFile)
+
+
+class DeletionReplies:
+    """Reads the replies to all attempts at one deletion.
+
+    A success that cannot be read is tried again; that the file is gone by then confirms it.
+    """
+
+    def __init__(self) -> None:
+        self._has_succeeded = False
+
+    def read(self, request: Request, reply: Reply) -> DeletedFile:
+        """Read the reply to another attempt."""
+        if reply.status == HTTPStatus.NOT_FOUND and self._has_succeeded:
+            return DeletedFile(_deleted_id(request))
+        self._has_succeeded |= HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
+        return read_deleted(request, reply)
+
+
+def _deleted_id(request: Request) -> str:
+    return unquote(request.path.removeprefix(_FILES))
 
 
 def read_page(request: Request, reply: Reply) -> RawPage:
@@ -441,7 +463,9 @@ def _read_error_body(reply: Reply) -> _ErrorBody:
     """Read the documented form, and what compatible servers send instead of it."""
     with suppress(ValueError, RecursionError):
         payload = json.loads(reply.text)
-        error = (payload.get("error") or payload) if isinstance(payload, dict) else payload
+        error = payload.get("error") if isinstance(payload, dict) else payload
+        if not isinstance(error, dict | str) or not error:
+            error = payload
         if not isinstance(error, dict):
             return _ErrorBody(message=_told(reply, error))
         return _ErrorBody(

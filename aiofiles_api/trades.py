@@ -54,7 +54,7 @@ from aiofiles_api.models import (
 )
 from aiofiles_api.naming import Names
 from aiofiles_api.progress import Progress, ProgressSink
-from aiofiles_api.protocol import delete_request, read_deleted, read_file, retrieve_request
+from aiofiles_api.protocol import DeletionReplies, delete_request, read_file, retrieve_request
 from aiofiles_api.reconcile import OnUncertain
 from aiofiles_api.recovery import Recovery
 from aiofiles_api.sources import PathSource, UploadSource
@@ -788,7 +788,7 @@ class Deletions(Trade[Deletion, DeletedFile]):
         try:
             return await self.session.call(
                 delete_request(identifier),
-                read_deleted,
+                DeletionReplies().read,
                 on_attempt=partial(setattr, job, "attempts"),
             )
         except NotFoundError:

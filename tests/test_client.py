@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import (
     KEY,
     NO_RETRIES,
     RawRequest,
+    Script,
     client_of,
     hang_up,
     nothing_leaks,
@@ -452,6 +454,25 @@ async def test_waiting_is_bounded() -> None:
         for timeout in (-1, None, "1", float("nan")):
             with pytest.raises(InvalidArgumentError, match=r"timeout: .* is no time"):
                 await files.wait_for_processing("file-1", timeout=timeout)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("script", [silence, reply("", status="503 Later")])
+async def test_waiting_is_bounded_whatever_the_server_does(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.processing._LAST_ANSWER", 0.1)
+    async with (
+        nothing_leaks(),
+        raw_server(script) as raw,
+        FilesClient(
+            base_url=raw.base_url, api_key=KEY, retry=RetryPolicy(attempts=100, backoff=0.05)
+        ) as files,
+    ):
+        with anyio.fail_after(5), pytest.raises(APITimeoutError, match=r"no answer after 0\.2 s"):
+            await files.wait_for_processing("file-1", timeout=0.2)
+    async with raw_server(silence) as raw, client_of(raw, timeouts=Timeouts(reply=0.1)) as files:
+        with pytest.raises(APITimeoutError, match=r"Timeouts\.reply"):
+            await files.wait_for_processing("file-1", timeout=math.inf)
 
 
 async def test_a_held_connection_does_not_hold_up_the_close() -> None:

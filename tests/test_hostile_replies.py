@@ -113,6 +113,7 @@ async def test_what_is_not_promised_is_a_typed_error(
         ("403 Forbidden", '{"error": "m"}', PermissionDeniedError),
         ("404 Not Found", '{"detail": "m"}', NotFoundError),
         ("405 Method Not Allowed", "m", APIStatusError),
+        ("405 Method Not Allowed", '{"error": true, "message": "m"}', APIStatusError),
         ("409 Conflict", '["m"]', ConflictError),
         ("413 Payload Too Large", '"m"', RequestTooLargeError),
         (
@@ -141,6 +142,7 @@ async def test_each_status_has_its_error_whatever_the_form_of_its_body(
     error = caught.value
     assert type(error) is expected
     assert "m" in error.message
+    assert "true" not in error.message
     assert error.status_code == int(status[:3])
     assert error.request_id == "req-7"
     assert error.body == body

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import (
+    QUICK_RETRIES,
     RawRequest,
     Script,
     client_of,
@@ -22,10 +23,14 @@ from aiofiles_api import (
     APIResponseError,
     BadRequestError,
     ContentTooLargeError,
+    DeletedFile,
     FileObject,
     FilesClient,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
+    RetryPolicy,
+    TransferManager,
 )
 
 pytestmark = pytest.mark.anyio
@@ -407,6 +412,7 @@ async def test_tolerance_towards_what_compatible_servers_send() -> None:
         {"max_items": -1},
         {"max_items": 1.5},
         {"order": "random"},
+        {"order": ["asc"]},
         {"after": "a/b"},
         {"purpose": ""},
     ],
@@ -441,3 +447,97 @@ async def test_retrieve_and_delete_tell_what_the_server_says(files: FilesClient)
     with pytest.raises(NotFoundError):
         await files.delete(file)
     assert (await files.delete(file, missing_ok=True)).deleted is False
+
+
+@pytest.mark.parametrize("way", ["one by one", "all at once"])
+async def test_each_file_may_be_deleted_as_it_is_listed_though_a_page_fails_at_first(
+    way: str,
+) -> None:
+    left = list(range(1, 41))
+    listings = 0
+
+    async def serve(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        nonlocal listings
+        target = urlsplit(request.line.split()[1])
+        if request.line.startswith("DELETE"):
+            number = int(target.path.rpartition("-")[2])
+            left.remove(number)
+            deleted = {"id": f"file-{number}", "deleted": True}
+            await reply(json.dumps(deleted))(request, writer)
+            return
+        listings += 1
+        if listings in {2, 4}:
+            await reply("", status="503 Later")(request, writer)
+            return
+        after = int(parse_qs(target.query).get("after", ["file-0"])[0].removeprefix("file-"))
+        # As many servers do: behind a file that is gone there is nothing.
+        known = not after or after in left
+        coming = [number for number in left if known and number > after]
+        data = [entry(number) for number in coming[:5]]
+        page = {"data": data, "has_more": len(coming) > 5}
+        await reply(json.dumps(page))(request, writer)
+
+    retry = RetryPolicy(backoff=0.05)
+    async with raw_server(serve) as raw, client_of(raw, retry=retry) as files:
+        if way == "one by one":
+            async for file in files.list():
+                await files.delete(file)
+        else:
+            manager = TransferManager(files, concurrency=4)
+            async for outcome in manager.delete_all(files.list()):
+                assert outcome.error is None
+    assert left == []
+
+
+async def test_a_failing_page_takes_nothing_from_the_one_before() -> None:
+    script = [pages(10), reply("", status="403 No")]
+    got: list[str] = []
+    async with raw_server(*script) as raw, client_of(raw) as files:
+        with pytest.raises(PermissionDeniedError):
+            async for file in files.list(page_size=2):
+                got.append(file.id)  # noqa: PERF401 - it is to be seen what came before the error
+    assert got == ["file-1", "file-2"]
+
+
+async def test_a_first_page_that_fails_is_an_error() -> None:
+    async with raw_server(reply("", status="403 No")) as raw, client_of(raw) as files:
+        with pytest.raises(PermissionDeniedError):
+            await anext(files.list())
+
+
+async def test_a_later_page_that_is_repeated_is_an_error_whatever_it_says_of_more() -> None:
+    first = {"data": [entry(1), entry(2)]}
+    second = {"data": [entry(3), entry(4)]}
+    script = [reply(json.dumps(page)) for page in (first, second, second)]
+    got: list[str] = []
+    async with raw_server(*script) as raw, client_of(raw) as files:
+        with pytest.raises(APIResponseError, match="repeats"):
+            async for file in files.list():
+                got.append(file.id)  # noqa: PERF401 - as above
+    assert got == ["file-1", "file-2", "file-3", "file-4"]
+
+
+async def test_a_page_can_be_gone_on_from_whatever_the_server_says_of_it() -> None:
+    script = pages(6, has_more=None, most=10_000)
+    async with raw_server(script) as raw, client_of(raw) as files:
+        listed = [page async for page in files.list_pages(page_size=3)]
+        assert [page.has_more for page in listed] == [True, True]
+    nine = {"data": [entry(number) for number in range(1, 10)], "last_id": "file-9"}
+    async with raw_server(reply(json.dumps(nine))) as raw, client_of(raw) as files:
+        [page] = [page async for page in files.list_pages(max_items=3)]
+        assert (len(page.data), page.has_more, page.last_id) == (3, True, "file-3")
+
+
+@pytest.mark.parametrize("answer", ["OK", "{}", '{"status": "ok"}', '{"deleted": "yes"}'])
+async def test_a_deletion_that_is_confirmed_in_words_that_nobody_knows_is_one(answer: str) -> None:
+    script = [reply(answer), reply("", status="404 Gone")]
+    for missing_ok in (True, False):
+        async with raw_server(*script) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+            assert (await files.delete("file-1", missing_ok=missing_ok)).deleted
+            assert len(raw.requests) == 2
+
+
+async def test_a_confirmation_needs_no_id() -> None:
+    script = reply('{"id": 5, "deleted": true}')
+    async with raw_server(script) as raw, client_of(raw) as files:
+        assert await files.delete("file-1") == DeletedFile("file-1")
