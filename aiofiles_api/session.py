@@ -186,6 +186,8 @@ class SessionManager:
     Attributes:
         config: The settings.
         threads: Where blocking work is done.
+        caller_threads: Where code of the caller's is run, which may block for as long as it likes:
+            a source that waits for somebody must not keep others from the disk.
         sending: What uploads read at a time. Each holds three such pieces: one on its way, one
             behind it, because the last one must be known for it, and one that is being read.
         receiving: What downloads gather at a time. Each holds two such buffers: one that is being
@@ -209,6 +211,7 @@ class SessionManager:
     ) -> None:
         self.config = config
         self.threads = Threads()
+        self.caller_threads = Threads()
         self._own_headers: Mapping[str, str] = config.headers
         self.secrets: tuple[str, ...] = config.secrets
         self._keys: deque[str] = deque(maxlen=_KEYS_REMEMBERED)
@@ -546,6 +549,7 @@ class SessionManager:
         finally:
             self.receiving.close()
             self.threads.close()
+            self.caller_threads.close()
 
     def _check_usable(self) -> None:
         if self._closing is not None:

@@ -13,6 +13,7 @@ import inspect
 import io
 import os
 import select
+import socket
 import stat
 import tempfile
 import time
@@ -28,7 +29,7 @@ from aiofiles_api.errors import (
     SourceNotReplayableError,
 )
 from aiofiles_api.sendfile import Span
-from aiofiles_api.threads import Threads, Work, join, settle
+from aiofiles_api.threads import Threads, Work, join, settle, until_done
 
 __all__ = [
     "AsyncBinaryFile",
@@ -63,6 +64,12 @@ _GATHER = 0.1
 
 _PIPE_POLL = 100
 """Milliseconds for which a thread waits for a pipe before it looks whether it is still wanted."""
+
+_PIPE_STEP = 5
+"""Milliseconds after which it looks whether other work waits for a thread."""
+
+_WRAPPERS = frozenset({"aiofiles", "anyio", "fastapi", "litestar", "starlette", "tempfile"})
+"""Packages whose file objects are wrappers; anybody else's may give other bytes than their file."""
 
 
 class BinaryFile(Protocol):
@@ -156,13 +163,18 @@ class Source(Protocol):
 
 
 def as_source(
-    upload: UploadSource, threads: Threads, *, chunk_size: ChunkSize = lambda: _CHUNK
+    upload: UploadSource,
+    threads: Threads,
+    *,
+    caller_threads: Threads | None = None,
+    chunk_size: ChunkSize = lambda: _CHUNK,
 ) -> Source:
     """Return a source over what the caller handed in; nothing is read or opened yet.
 
     Args:
         upload: What the caller handed in.
-        threads: Where to read.
+        threads: Where to read files.
+        caller_threads: Where to run code of the caller's, which may block for long, if not there.
         chunk_size: Asked before each read for how many bytes to read.
 
     Raises:
@@ -182,11 +194,11 @@ def as_source(
     if inspect.iscoroutinefunction(read):
         return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name, chunk_size)
     if callable(read):
-        return _FileSource(cast("_SeekableFile", plain), name, threads, chunk_size)
+        return _FileSource(cast("_SeekableFile", plain), name, threads, caller_threads, chunk_size)
     if isinstance(upload, AsyncIterable):
         return _AsyncIterableSource(upload, name)
     if isinstance(upload, Iterable):
-        return _IterableSource(cast("Iterable[bytes]", upload), name, threads)
+        return _IterableSource(cast("Iterable[bytes]", upload), name, caller_threads or threads)
     msg = (
         f"source: cannot upload a {type(upload).__name__}; pass a path, bytes, a binary file"
         " object or an iterable of bytes"
@@ -206,11 +218,16 @@ def _is_memory(upload: object) -> TypeGuard[Buffer]:
 
 
 def _unwrapped(upload: object) -> object:
-    if inspect.iscoroutinefunction(getattr(upload, "read", None)):
-        for attribute in ("file", "wrapped"):
+    """Return the plain file in a wrapper around one, if what it gives is what the file has."""
+    while type(upload).__module__.partition(".")[0] in _WRAPPERS:
+        for attribute in ("file", "wrapped", "_file"):
             inner = getattr(upload, attribute, None)
-            if callable(getattr(inner, "read", None)):
-                return inner
+            # One that is kept in memory so far may come to be in another file.
+            if callable(getattr(inner, "read", None)) and getattr(upload, "_rolled", True):
+                upload = inner
+                break
+        else:
+            break
     return upload
 
 
@@ -283,17 +300,30 @@ class _ThreadReader:
     async def read(self) -> Buffer:
         if self._ahead is None:
             self._ahead = self._threads.start(self._read)
-        chunk = await join(self._ahead)
+        try:
+            await until_done(self._ahead)
+        except asyncio.CancelledError:
+            await self._leave_thread()
+            raise
+        chunk = self._ahead.result()
         self._ahead = self._threads.start(self._read) if chunk else None
         return chunk
 
     async def aclose(self) -> None:
         try:
-            if self._ahead is not None:
-                await settle(self._ahead)
+            await self._leave_thread()
         finally:
             if self._close is not None:
                 await self._threads.run(self._close)
+
+    async def _leave_thread(self) -> None:
+        """Wait for the thread that reads ahead, or have none do that if none has begun."""
+        if self._ahead is None:
+            return
+        if self._threads.withdraw(self._ahead):
+            self._ahead = None
+        else:
+            await settle(self._ahead)
 
 
 class FileReader(_ThreadReader):
@@ -416,12 +446,22 @@ class _PipeReader:
         try:
             poller = select.poll()
             poller.register(self._descriptor(), select.POLLIN)
-            chunk = self._read(_CHUNK) if poller.poll(_PIPE_POLL) else None
+            is_ready = self._waits_for(poller)
+            chunk = self._read(_CHUNK) if is_ready else None
         except BlockingIOError:
             return None
         except (OSError, ValueError) as error:
             raise _unreadable(self._what, error) from error
         return None if chunk is None else _checked_chunk(chunk, self._what)
+
+    def _waits_for(self, poller: select.poll) -> bool:
+        """Wait a while, as long as nothing else waits for the thread; return whether it came."""
+        is_ready = bool(poller.poll(_PIPE_STEP))
+        for _ in range(_PIPE_POLL // _PIPE_STEP - 1):
+            if is_ready or self._threads.is_wanted:
+                break
+            is_ready = bool(poller.poll(_PIPE_STEP))
+        return is_ready
 
     async def aclose(self) -> None:
         if self._close is not None:
@@ -533,13 +573,19 @@ class _FileSource:
     """A blocking file object, read from where it stands; rewound for each attempt if it can be."""
 
     def __init__(
-        self, file: _SeekableFile, name: str | None, threads: Threads, chunk_size: ChunkSize
+        self,
+        file: _SeekableFile,
+        name: str | None,
+        threads: Threads,
+        caller_threads: Threads | None,
+        chunk_size: ChunkSize,
     ) -> None:
         self.name = name
         self._chunk_size = chunk_size
         self._file = file
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._threads = threads
+        self._caller_threads = caller_threads or threads
         self._start: int | None = None
         self._consumed = False
 
@@ -548,7 +594,7 @@ class _FileSource:
         return self._consumed and self._start is None
 
     async def open(self) -> Reader:
-        return await _open_in_thread(self._threads, self._open)
+        return await _open_in_thread(self._caller_threads, self._open)
 
     def _open(self) -> Reader:
         length = self._rewind()
@@ -556,10 +602,13 @@ class _FileSource:
         start = self._start
         if start is None and (read_ready := _reads_what_is_ready(self._file)) is not None:
             return _PipeReader(
-                self._threads, self._file.fileno, partial(self._read_with, read_ready), self._what
+                self._caller_threads,
+                self._file.fileno,
+                partial(self._read_with, read_ready),
+                self._what,
             )
         if start is None or length is None or length <= _SMALL or not _is_plain(self._file):
-            return _ThreadReader(self._threads, read, length=length)
+            return _ThreadReader(self._caller_threads, read, length=length)
         try:
             status = os.fstat(self._file.fileno())
             # One of our own: the caller may close theirs at any time.
@@ -649,6 +698,11 @@ class _AsyncReader:
             chunk = await self._read()
         except Exception as error:
             raise _unreadable(self._what, error) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _unreadable(self._what, error) from error  # a task of the source's own was
         return _checked_chunk(chunk, self._what)
 
     async def aclose(self) -> None:
@@ -676,9 +730,11 @@ class _AsyncIterableSource:
     async def _next(self) -> object:
         if self._iterator is None:
             self._iterator = aiter(self._iterable)
-        async for chunk in self._iterator:
-            if chunk != b"":  # an empty one would say that this is the end
-                return chunk
+        # Not `async for`, which asks an iterator for an iterator: not all of them have one.
+        with suppress(StopAsyncIteration):
+            while (chunk := await anext(self._iterator)) == b"":
+                pass  # an empty one would say that this is the end
+            return chunk
         return b""
 
 
@@ -709,6 +765,10 @@ class _IterableSource:
         began = time.monotonic()
         try:
             for chunk in self._iterable:
+                if not batch and len(chunk) >= _SMALL:
+                    yield _checked_chunk(chunk, self._what)
+                    began = time.monotonic()
+                    continue
                 batch += _checked_chunk(chunk, self._what)
                 if batch and (len(batch) >= _SMALL or time.monotonic() - began >= _GATHER):
                     yield bytes(batch)
@@ -716,7 +776,7 @@ class _IterableSource:
                     began = time.monotonic()
         except SourceError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             raise _unreadable(self._what, error) from error
         if batch:
             yield bytes(batch)
@@ -735,7 +795,7 @@ def _open_to_read(path: str | bytes) -> int:
 def _read_chunk(read: Callable[[int], object], chunk_size: ChunkSize, what: str) -> bytes:
     try:
         chunk = read(chunk_size())
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         raise _unreadable(what, error) from error
     return _checked_chunk(chunk, what)
 
@@ -758,10 +818,12 @@ def _is_plain(file: object) -> TypeGuard[io.BufferedReader]:
 
 
 def _reads_what_is_ready(file: object) -> Callable[[int], object] | None:
-    """Return what reads from a pipe's file object without waiting for more than there is."""
+    """Return what reads a pipe's or a socket's file object without waiting for more than came."""
     raw, read = file, getattr(file, "read", None)
     if type(file) is io.BufferedReader:
         raw, read = file.raw, file.read1
+    if type(raw) is socket.SocketIO:
+        return read
     with suppress(OSError, ValueError):  # closed
         if type(raw) is io.FileIO and not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
             return read
@@ -771,12 +833,17 @@ def _reads_what_is_ready(file: object) -> Callable[[int], object] | None:
 async def _open_in_thread(threads: Threads, open_reader: Callable[[], Reader]) -> Reader:
     opening = threads.start(open_reader)
     try:
-        return await join(opening)
+        await until_done(opening)
     except asyncio.CancelledError:
-        # The thread may have opened it all the same, and now nobody else knows.
-        if opening.exception() is None:
-            await opening.result().aclose()
+        if not threads.withdraw(opening):
+            try:
+                await settle(opening)
+            finally:
+                # The thread may have opened it all the same, and now nobody else knows.
+                if opening.exception() is None:
+                    await opening.result().aclose()
         raise
+    return opening.result()
 
 
 def _position(file: _SeekableFile) -> int | None:
@@ -837,7 +904,7 @@ def source_changed(expected: int | None, now: int | None) -> SourceChangedError:
     return SourceChangedError(msg)
 
 
-def _unreadable(what: str, error: Exception) -> SourceError:
+def _unreadable(what: str, error: BaseException) -> SourceError:
     if isinstance(error, OSError) and error.strerror:
         return SourceError(
             f"{what} cannot be read: {error.strerror}; check that it exists and is readable"
@@ -868,7 +935,7 @@ async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
         except OSError as error:
             msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
             raise SourceError(msg) from error
-        yield _FileSource(file, source.name, threads, lambda: _CHUNK)
+        yield _FileSource(file, source.name, threads, None, lambda: _CHUNK)
     finally:
         # The thread may have opened it although we were cancelled meanwhile.
         if opening.exception() is None:

@@ -160,6 +160,13 @@ class Threads:
         """Call a function in a thread and return what it returns."""
         return await join(self.start(function))
 
+    def withdraw(self, work: Work[T]) -> bool:
+        """Have work not done that no thread has begun; return whether that is so."""
+        with suppress(ValueError):
+            self._waiting.remove(cast("Work[object]", work))
+            return True
+        return False
+
     @property
     def is_wanted(self) -> bool:
         """Whether work waits for a thread, so that one that itself waits should rather not."""

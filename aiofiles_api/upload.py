@@ -102,7 +102,12 @@ async def upload(
     if isinstance(source, PathSource):
         given = source
     else:
-        given = as_source(source, session.threads, chunk_size=session.sending.share)
+        given = as_source(
+            source,
+            session.threads,
+            caller_threads=session.caller_threads,
+            chunk_size=session.sending.share,
+        )
     name = given.name or "upload" if filename is None else filename
     envelope = seal(fields, filename=name, content_type=content_type or _media_type(name))
     copied = spooled(given, session.threads) if spool else nullcontext(given)
@@ -159,6 +164,8 @@ class _Sending:
         self._began = time.monotonic()
         self._newest_before = claims.newest
         self._hidden: list[FileObject] = []
+        # Whether an attempt may be stored that nobody has looked for, or seen when they did.
+        self._was_uncertain = False
 
     async def run(self, on_uncertain: OnUncertain) -> FileObject:
         """Send until there is a result, looking before each attempt that may be the second."""
@@ -174,18 +181,16 @@ class _Sending:
                     found = await self._resolve(kind, error, on_uncertain)
                     if found is not None:
                         return found
-                is_uncertain = kind is not None and self._may_yet_be_stored(error, on_uncertain)
-                await self._pause(error, is_uncertain=is_uncertain)
+                if kind is not None and (self._hidden or on_uncertain == "resend"):
+                    self._was_uncertain = True
+                # Late on its way, although it was looked for.
+                was_lost = kind is not None and isinstance(error, APIConnectionError)
+                await self._pause(error, was_lost=was_lost)
 
     @property
     def may_be_stored(self) -> bool:
         """Whether all was sent, and nothing that came says that it was not stored."""
-        return self._body is not None and self._body.is_complete
-
-    def _may_yet_be_stored(self, error: APIError, on_uncertain: OnUncertain) -> bool:
-        """Whether it may be, although it was looked for, if it was: hidden, or late on its way."""
-        was_lost = isinstance(error, APIConnectionError)
-        return was_lost or bool(self._hidden) or on_uncertain == "resend"
+        return self._was_uncertain or (self._body is not None and self._body.is_complete)
 
     async def _attempt(self) -> FileObject:
         try:
@@ -282,14 +287,16 @@ class _Sending:
             self._meter.finish(found.bytes)
         return found
 
-    async def _pause(self, error: APIError, *, is_uncertain: bool) -> None:
+    async def _pause(self, error: APIError, *, was_lost: bool) -> None:
         try:
             delay = self._retries.delay_after(error)
         except APIError as last:
-            if is_uncertain:
+            if was_lost or self._was_uncertain:
                 raise self.uncertain(last) from last
             raise
         if self._source.is_spent:
+            if self._was_uncertain:
+                raise self.uncertain(error) from error
             msg = (
                 f"{error}. Another attempt is needed, but the source was consumed and cannot be"
                 " read again: upload from a path, from bytes or a seekable file, or pass spool=True"

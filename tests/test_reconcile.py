@@ -20,6 +20,7 @@ import pytest
 from conftest import QUICK_RETRIES, RawRequest, RawServer, Script, client_of, raw_server, reply
 
 from aiofiles_api import (
+    BadRequestError,
     FileObject,
     FilesClient,
     InternalServerError,
@@ -354,6 +355,32 @@ async def test_what_a_failed_server_may_have_stored_stays_uncertain_when_no_atte
             await files.upload(CONTENT, purpose="batch", on_uncertain=on_uncertain)
     assert shelf.posts == QUICK_RETRIES.attempts
     assert len(caught.value.candidates) == (shelf.posts if on_uncertain == "reconcile" else 0)
+
+
+@pytest.mark.parametrize("on_uncertain", ["reconcile", "resend"])
+async def test_what_an_earlier_attempt_may_have_stored_stays_uncertain_when_a_later_is_refused(
+    on_uncertain: OnUncertain,
+) -> None:
+    shelf = Shelf(losses=1, content_status=403)
+
+    async def refuse_the_second(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        serve = reply("", status="400 Bad") if shelf.posts else shelf.serve
+        await (serve if request.line.startswith("POST") else shelf.serve)(request, writer)
+
+    async with shelved(shelf) as (raw, files):
+        raw.script[:] = [refuse_the_second]
+        with pytest.raises(UploadUncertainError) as caught:
+            await files.upload(CONTENT, purpose="batch", on_uncertain=on_uncertain)
+    assert isinstance(caught.value.__cause__, BadRequestError)
+    assert len(caught.value.candidates) == (1 if on_uncertain == "reconcile" else 0)
+
+
+async def test_what_is_to_be_sent_again_and_cannot_be_stays_uncertain() -> None:
+    shelf = Shelf(losses=1)
+    async with shelved(shelf) as (_, files):
+        with pytest.raises(UploadUncertainError):
+            await files.upload(pieces(), purpose="batch", on_uncertain="resend")
+    assert shelf.posts == 1
 
 
 async def test_when_no_attempt_is_left_the_last_failure_says_what_is_known() -> None:

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar, cast
+from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
 
 import aiofiles
 import anyio
@@ -51,6 +51,7 @@ class WatchedThreads(Threads):
         super().__init__()
         self.started = 0
         self.active: set[object] = set()
+        self.marks: dict[int, object] = {}
         self.gate = threading.Event()
         self.gate.set()
 
@@ -66,7 +67,15 @@ class WatchedThreads(Threads):
 
         self.active.add(mark)
         self.started += 1
-        return super().start(watched)
+        work = super().start(watched)
+        self.marks[id(work)] = mark
+        return work
+
+    def withdraw(self, work: Work[T]) -> bool:
+        is_withdrawn = super().withdraw(work)
+        if is_withdrawn:
+            self.active.remove(self.marks[id(work)])
+        return is_withdrawn
 
 
 @pytest.fixture
@@ -548,6 +557,56 @@ async def test_a_pipe_that_is_silent_holds_no_thread(
         assert not file.closed
 
 
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_a_socket_that_is_silent_holds_no_thread(
+    threads: WatchedThreads, buffering: int
+) -> None:
+    here, there = socket.socketpair()
+    with here, here.makefile("rb", buffering=buffering) as file:
+        reader = await as_source(cast("BinaryIO", file), threads).open()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await reader.read()
+        assert time.monotonic() - began < 1
+        there.sendall(b"some")
+        assert await reader.read() == b"some"
+        there.close()
+        assert await reader.read() == b""
+        await reader.aclose()
+
+
+async def test_sources_that_block_keep_no_thread_from_files_and_can_be_left(
+    threads: WatchedThreads, tmp_path: Path
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def blocked() -> Iterator[bytes]:
+        entered.set()
+        assert released.wait(10)
+        yield b"late"
+
+    few = Threads(1)
+    first = await as_source(blocked(), threads, caller_threads=few).open()
+    reading = asyncio.create_task(first.read())
+    await asyncio.to_thread(entered.wait)
+    path = written(tmp_path / "a", LARGE)
+    assert await whole(as_source(path, threads, caller_threads=few)) == LARGE
+    second = await as_source(lines(SMALL), threads, caller_threads=few).open()
+    with path.open("rb") as file:
+        for coming in (second.read(), as_source(file, threads, caller_threads=few).open()):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await coming
+    await second.aclose()
+    released.set()
+    assert await reading == b"late"
+    assert await second.read() != b""  # nothing of it was lost
+    for reader in (first, second):
+        await reader.aclose()
+    few.close()
+
+
 async def test_a_pipe_that_was_read_from_gives_what_is_in_its_buffer(
     threads: WatchedThreads,
 ) -> None:
@@ -649,7 +708,106 @@ async def test_an_open_file_has_the_name_of_its_path(
         assert as_source(wrapped, threads).name == "a.txt"
 
 
+class Doubling:
+    """An asynchronous file around another one, whose bytes it gives twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = self.wrapped = self._file = file
+
+    async def read(self, size: int) -> bytes:
+        return self.file.read(size // 2) * 2
+
+
+async def test_a_file_object_of_the_callers_is_read_as_it_is(threads: WatchedThreads) -> None:
+    assert await whole(as_source(Doubling(io.BytesIO(SMALL)), threads)) == SMALL * 2
+
+
+@pytest.mark.parametrize("kind", ["temporary", "aiofiles", "spooled"])
+async def test_a_file_that_is_written_to_meanwhile_is_noticed_through_its_wrapper(
+    threads: WatchedThreads, tmp_path: Path, kind: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        source: UploadSource
+        if kind == "aiofiles":
+            path = written(tmp_path / "a", LARGE)
+            source = await stack.enter_async_context(aiofiles.open(path, "rb"))
+            descriptor = source.fileno()
+        else:
+            file = (
+                tempfile.NamedTemporaryFile()  # noqa: SIM115 - the stack closes it
+                if kind == "temporary"
+                else tempfile.SpooledTemporaryFile(1000)  # noqa: SIM115 - as above
+            )
+            stack.enter_context(file)
+            file.write(LARGE)
+            file.seek(0)
+            descriptor = file.fileno()
+            source = cast("BinaryIO", file)
+        reader = await as_source(source, threads).open()
+        assert await reader.read() != b""
+        path = Path(f"/proc/self/fd/{descriptor}")
+        with path.open("r+b") as other:
+            other.seek(len(LARGE) - 5)
+            other.write(b"other")
+        with pytest.raises(SourceChangedError):
+            while await reader.read():
+                pass
+        await reader.aclose()
+
+
+async def test_a_large_chunk_is_not_copied(threads: WatchedThreads) -> None:
+    reader = await as_source(iter([b"x", LARGE, LARGE]), threads).open()
+    assert await reader.read() == b"x" + LARGE
+    assert await reader.read() is LARGE
+    assert await reader.read() == b""
+    await reader.aclose()
+
+
+class Bare:
+    """An asynchronous iterable whose iterator is only an iterator."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = iter(pieces)
+
+    def __aiter__(self) -> Bare:
+        return cast("Bare", type("Iterator", (), {"__anext__": self._next})())
+
+    async def _next(self, *_: object) -> bytes:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+async def test_an_asynchronous_iterator_needs_no_iterator_of_its_own(
+    threads: WatchedThreads,
+) -> None:
+    source = cast("UploadSource", Bare(b"", b"a", b"", b"b"))
+    assert await whole(as_source(source, threads)) == b"ab"
+
+
 # --- what cannot be read ------------------------------------------------------------------------
+
+
+async def cancelled_inside() -> AsyncIterator[bytes]:
+    yield b"x"
+    raise asyncio.CancelledError
+
+
+def cancelled_in_a_thread() -> Iterator[bytes]:
+    yield LARGE
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("source", [cancelled_inside, cancelled_in_a_thread])
+async def test_a_cancellation_within_a_source_is_a_source_error(
+    threads: WatchedThreads, source: Callable[[], AsyncIterator[bytes]]
+) -> None:
+    reader = await as_source(source(), threads).open()
+    assert await reader.read() != b""
+    with pytest.raises(SourceError, match="raised CancelledError"):
+        await reader.read()
+    await reader.aclose()
 
 
 @pytest.mark.parametrize(
