@@ -118,6 +118,11 @@ async def test_a_key_that_comes_with_another_file_is_refused(
     assert os.listdir(tmp_path / "blobs") == []
 
 
+async def test_a_key_that_is_no_ascii_is_refused(caller: Caller) -> None:
+    assert (await caller.upload(key="ké")).status == 400
+    assert await caller.count() == 0
+
+
 async def test_a_key_whose_upload_is_under_way_is_refused(session: aiohttp.ClientSession) -> None:
     fault = Fault(Stall("request", seconds=0.5), nth=1)
     async with nothing_leaks(), Emulator(idempotency=True, faults=[fault]) as server:

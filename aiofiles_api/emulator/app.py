@@ -287,6 +287,8 @@ class FilesApi:
         if not (key and self._idempotency):
             yield None
             return
+        if not key.isascii():
+            raise _invalid("The Idempotency-Key must be in ASCII.", "Idempotency-Key")
         if key in self._keys_under_way:
             raise ApiError(
                 409, "A request with this Idempotency-Key is under way.", param="Idempotency-Key"
