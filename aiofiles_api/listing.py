@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from itertools import count
 
 import attrs
 
@@ -140,9 +139,9 @@ async def _fetch_pages(
 ) -> AsyncGenerator[RawPage, None]:
     sizes = _PageSizes(query.limit, max_items)
     guard = _CursorGuard(query.after)
-    for number in count(1):
-        if sizes.remaining == 0:
-            return
+    number = 0
+    while sizes.remaining != 0:
+        number += 1
         page = await _fetch_page(session, query, sizes, is_first=number == 1)
         if not page.data and not page.has_more:
             return

@@ -137,9 +137,6 @@ _KEYS_REMEMBERED = 8
 _LOOK = 0.5
 """Seconds after which who waits for a body looks whether its connection is still there."""
 
-_SOON = 0.02
-"""Seconds between two looks at a body that is being sent."""
-
 _LEAST_RATE = 8 * 1024
 """Bytes a second of a reply that is no drip: `Timeouts.reply` does not end it."""
 
@@ -787,12 +784,12 @@ class Exchange:
             raise ContentTooLargeError(msg)
 
     async def _until_sent(self) -> None:
-        """Wait for the end of what is sent, where the server's success begins before that."""
-        payload, body = self._payload, self._response.content
-        while payload is not None and payload.is_sending:
-            if body.is_eof() or body.exception() is not None:
-                break
-            await asyncio.sleep(_SOON)
+        """Wait for the end of what is sent, where the server's success begins before that.
+
+        aiohttp ends the sending when the reply has come to its end, or the connection has.
+        """
+        if self._payload is not None and self._payload.is_sending:
+            await self._payload.sent.wait()
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""
@@ -994,8 +991,8 @@ class _Payload(aiohttp.Payload):
 
     Attributes:
         failure: What the body raised.
-        is_sending: Whether there may be more to send.
-        when_sent: Called when there is no more.
+        sent: Set when there is no more to send.
+        when_sent: Called then.
     """
 
     def __init__(
@@ -1021,8 +1018,13 @@ class _Payload(aiohttp.Payload):
         self._threads = threads
         self._sender: FileSender | None = None
         self.failure: Exception | None = None
-        self.is_sending = True
+        self.sent = asyncio.Event()
         self.when_sent: Callable[[], None] | None = None
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the body is on its way."""
+        return self._writer is not None and not self.sent.is_set()
 
     @property
     def stalled(self) -> bool:
@@ -1042,7 +1044,7 @@ class _Payload(aiohttp.Payload):
         try:
             await self._write(writer)
         finally:
-            self.is_sending = False
+            self.sent.set()
             if self.when_sent is not None:
                 self.when_sent()
 

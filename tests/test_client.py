@@ -475,6 +475,15 @@ async def test_waiting_is_bounded_whatever_the_server_does(
             await files.wait_for_processing("file-1", timeout=math.inf)
 
 
+async def test_a_timeout_of_the_callers_own_is_not_taken_for_ours() -> None:
+    async def time_out() -> str:
+        raise TimeoutError("the vault")
+
+    async with raw_server(silence) as raw, client_of(raw, api_key=time_out) as files:
+        with pytest.raises(TimeoutError, match="the vault"):
+            await files.wait_for_processing("file-1")
+
+
 async def test_a_held_connection_does_not_hold_up_the_close() -> None:
     async with nothing_leaks(), raw_server(silence) as raw:
         async with client_of(raw) as files:

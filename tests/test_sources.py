@@ -1207,6 +1207,20 @@ async def test_a_pipe_that_has_nothing_after_all_is_asked_again(
     await reader.aclose()
 
 
+async def test_cancelling_an_opening_that_fails_waits_for_it(
+    threads: WatchedThreads, tmp_path: Path
+) -> None:
+    threads.gate.clear()
+    opening = asyncio.create_task(as_source(tmp_path / "missing", threads).open())
+    while threads.is_wanted or not threads.active:
+        await asyncio.sleep(0.005)
+    opening.cancel()
+    asyncio.get_running_loop().call_later(0.01, threads.gate.set)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not threads.active
+
+
 async def test_cancelling_while_the_callers_generator_runs_waits_for_it(
     threads: WatchedThreads,
 ) -> None:
