@@ -271,14 +271,15 @@ class PartFile:
             # What a link points to is replaced, not the link.
             self._target = os.path.realpath(self.path) if place.is_link else _absolute(self.path)
             self._replaces = place.exists
-            if not self._overwrite and place.exists:
+            # A link to nothing is something too: whoever made it would choose where we write.
+            if not self._overwrite and (place.exists or place.is_link):
                 raise self._exists()
             return 0 if self._kept_as is None else self._continue(self._kept_as)
 
     def _continue(self, kept_as: str) -> int:
         """Open and lock what an earlier download has left; another process may be at it now."""
         part = self._kept_part(kept_as)
-        descriptor = _open_locked(part, create=False)
+        descriptor = _open_locked(part)
         if descriptor is None:
             return 0  # it is made when there is something to write: many downloads may wait by then
         self._begin_kept(part, descriptor)
@@ -333,7 +334,7 @@ class PartFile:
         directory = os.path.dirname(self._target)
         if self._kept_as is not None:
             part = self._kept_part(self._kept_as)
-            locked = _in_directory(directory, partial(_open_locked, part, create=True))
+            locked = _in_directory(directory, partial(_open_locked, part, mode=self._first_mode))
             if locked is not None:
                 os.ftruncate(locked, 0)  # another one may have left something since we looked
                 self._begin_kept(part, locked)
@@ -341,17 +342,28 @@ class PartFile:
             self._kept_as = None  # somebody else is at it: take a private one
         part = os.path.join(directory, f".{_random.getrandbits(96):024x}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = _in_directory(directory, partial(os.open, part, flags, 0o666))
+        descriptor = _in_directory(directory, partial(os.open, part, flags, self._first_mode))
         self._descriptor = descriptor
         self._part = part
         self._take_over_mode(descriptor)
         return descriptor
 
+    @property
+    def _first_mode(self) -> int:
+        """A part file's mode until it gets the one of the file that it will replace."""
+        return 0o600 if self._replaces else 0o666
+
     def _take_over_mode(self, descriptor: int, *, besides: int = 0) -> None:
         """See that whoever could not read the file before cannot read the new one."""
         if self._replaces:
             with suppress(FileNotFoundError):
-                os.fchmod(descriptor, os.stat(self._target).st_mode & 0o777 | besides)
+                old = os.stat(self._target)
+                mode = old.st_mode & 0o777 | besides
+                try:
+                    os.fchown(descriptor, -1, old.st_gid)
+                except OSError:  # we are not in that group, and ours has no right to it
+                    mode &= ~stat.S_IRWXG
+                os.fchmod(descriptor, mode)
 
     def _commit(self, chunks: Sequence[bytes | memoryview]) -> None:
         descriptor = self._write(chunks)
@@ -455,9 +467,12 @@ def _write_all(descriptor: int, chunks: Sequence[bytes | memoryview]) -> None:
             pending[0] = pending[0][written:]
 
 
-def _open_locked(part: str, *, create: bool) -> int | None:
-    """Open a part file for one process alone; `None` when another one has it, or another user."""
-    while (descriptor := _open_own(part, create=create)) is not None:
+def _open_locked(part: str, *, mode: int | None = None) -> int | None:
+    """Open a part file for one process alone; `None` when another one has it, or another user.
+
+    With a `mode`, it is made with that where there is none.
+    """
+    while (descriptor := _open_own(part, mode)) is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(descriptor, part):
@@ -472,21 +487,21 @@ def _open_locked(part: str, *, create: bool) -> int | None:
     return None
 
 
-def _open_own(part: str, *, create: bool) -> int | None:
-    """Open a part file, or make it if that is allowed; `None` if there is none of our user's own.
+def _open_own(part: str, mode: int | None) -> int | None:
+    """Open a part file, or make it if a mode is given; `None` if there is none of our user's own.
 
     In a directory for many, its owner chose what is in it, and may change it later.
     """
     # Never O_TRUNC: it may be another's, or by the time we have the lock the finished file.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        if create:
+        if mode is not None:
             with suppress(FileExistsError):
-                return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                return os.open(part, flags | os.O_CREAT | os.O_EXCL, mode)
         try:
             descriptor = os.open(part, flags)
         except FileNotFoundError:
-            if create:
+            if mode is not None:
                 continue  # it has been renamed meanwhile: it is a finished file now
             return None
         except OSError:

@@ -216,6 +216,48 @@ async def test_the_mode_of_a_file_that_is_replaced_is_kept(
     assert stat.S_IMODE(path.stat().st_mode) == 0o640  # but it runs as nobody else any more
 
 
+def watch_groups(patch: pytest.MonkeyPatch, *, refuse: bool = False) -> list[tuple[int, int]]:
+    """Return which groups will be given to files of which modes."""
+    given: list[tuple[int, int]] = []
+    real = os.fchown
+
+    def fchown(descriptor: int, owner: int, group: int) -> None:
+        given.append((stat.S_IMODE(os.fstat(descriptor).st_mode), group))
+        if refuse:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(descriptor, owner, group)
+
+    patch.setattr(os, "fchown", fchown)
+    return given
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_nobody_can_open_what_will_replace_a_file_before_it_has_that_ones_group_and_mode(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_kept: bool
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(0o640)
+    if os.geteuid() == 0:  # who else may give it to any group
+        os.chown(path, -1, 1234)
+    before = path.stat()
+    given = watch_groups(monkeypatch)
+    await put((kept_part if is_kept else part_file)(path, threads))
+    assert given[0] == (0o600, before.st_gid)
+    assert (path.stat().st_mode, path.stat().st_gid) == (before.st_mode, before.st_gid)
+
+
+async def test_where_the_group_cannot_be_kept_no_other_one_gets_its_rights(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(0o664)
+    assert watch_groups(monkeypatch, refuse=True) == []
+    await put(part_file(path, threads))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+
+
 async def test_the_mode_of_a_new_file_is_what_the_umask_says(
     threads: Threads, tmp_path: Path
 ) -> None:
@@ -247,7 +289,7 @@ async def test_a_link_to_nothing_gets_its_target(threads: Threads, tmp_path: Pat
     link = tmp_path / "link"
     link.symlink_to("target")
     assert await asyncio.to_thread(locate, link) == Destination(str(link), is_directory=False)
-    await put(part_file(link, threads, overwrite=False))
+    await put(part_file(link, threads))
     assert link.is_symlink()
     assert (tmp_path / "target").read_bytes() == CONTENT
 
@@ -262,6 +304,17 @@ async def test_an_existing_file_is_refused_before_anything_is_written(
     path.write_bytes(b"old")
     with pytest.raises(DestinationError, match=r"'.*/a' exists; pass overwrite=True, or choose"):
         await part_file(path, threads, overwrite=False).prepare()
+
+
+@pytest.mark.parametrize("filename", [None, "link"])
+async def test_a_link_to_nothing_is_something_that_exists(
+    threads: Threads, tmp_path: Path, filename: str | None
+) -> None:
+    (tmp_path / "link").symlink_to("target")
+    part = part_file(tmp_path if filename else tmp_path / "link", threads, overwrite=False)
+    with pytest.raises(DestinationError, match="link' exists; pass overwrite=True"):
+        await part.prepare(filename)
+    assert names(tmp_path) == ["link"]
 
 
 def no_links(patch: pytest.MonkeyPatch, code: int) -> None:
