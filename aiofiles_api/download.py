@@ -280,7 +280,7 @@ class ContentStream:
         self._session = session
         self._start = start
         self._began: float | None = None
-        self._is_open = self._was_open = False
+        self._is_open = self._was_open = self._is_read = False
         self._content = Content(session, file_id(file), start=start, expected=_known_length(file))
 
     @property
@@ -325,8 +325,15 @@ class ContentStream:
 
     async def __anext__(self) -> bytes:
         self._check_open()
-        async with self._session.operation("streaming", began=self._began):
-            chunk = await self._content.read()
+        if self._is_read:
+            msg = "a stream is read by one task at a time; ask for another with stream()"
+            raise InvalidArgumentError(msg)
+        self._is_read = True
+        try:
+            async with self._session.operation("streaming", began=self._began):
+                chunk = await self._content.read()
+        finally:
+            self._is_read = False
         if not chunk:
             self._check_open()  # another task may have left the context meanwhile
             raise StopAsyncIteration
@@ -374,7 +381,7 @@ class Content:
         self._to_skip = 0
         self._part_end: int | None = None
         self._etag: str | None = None
-        self._start = self._asked_from = start
+        self._start = start
         self._ends_with_connection = False
         self._takes_ranges = True
         self._is_complete = False
@@ -465,7 +472,8 @@ class Content:
             return None
         if found is None:
             raise status_error(request, await exchange.read_reply())
-        self._check_encoding(exchange)
+        if not found.is_empty:  # else it is the error's text that may be encoded
+            self._check_encoding(exchange)
         if found.total is not None:
             if self.total is not None and self.total != found.total:
                 raise self._wrong_length(f"the server offers {found.total:,} bytes")
@@ -474,13 +482,11 @@ class Content:
             raise self._wrong_length(f"it was asked for from {self.position:,} on")
         self._to_skip = found.skip
         self._part_end = found.end
-        self._asked_from = self.position
         framed = "Content-Length" in exchange.headers or "Transfer-Encoding" in exchange.headers
         self._ends_with_connection = not framed
         if not found.is_empty:  # else these describe the error's text, not the content
             self.content_type = exchange.headers.get("Content-Type")
-            etag = exchange.headers.get("ETag", "")
-            self._check_same(None if etag.startswith("W/") else etag or None)
+            self._check_same(_usable_etag(exchange.headers.get("ETag", "")))
         return found
 
     def _check_same(self, etag: str | None) -> None:
@@ -495,14 +501,14 @@ class Content:
         self._etag = etag or self._etag
 
     def _check_encoding(self, exchange: Exchange) -> None:
-        encoding = exchange.headers.get("Content-Encoding", "identity")
-        if encoding.lower() not in _PLAIN:
-            shown = scrub(encoding, self._session.secrets)[:40]
-            msg = (
-                f"downloading {self._identifier}: the content comes encoded as {shown!r},"
-                " which was not asked for; have the proxy in between leave it as it is"
-            )
-            raise APIResponseError(msg, retryable=False)
+        for encoding in exchange.all_values("Content-Encoding"):
+            if encoding.lower() not in _PLAIN:
+                shown = scrub(encoding, self._session.secrets)[:40]
+                msg = (
+                    f"downloading {self._identifier}: the content comes encoded as {shown!r},"
+                    " which was not asked for; have the proxy in between leave it as it is"
+                )
+                raise APIResponseError(msg, retryable=False)
 
     async def _read_chunk(self, exchange: Exchange) -> bytes | memoryview:
         read = exchange.read_buffer if self._into_buffers else exchange.read_chunk
@@ -522,17 +528,14 @@ class Content:
         return b""
 
     async def _go_on_if_cut(self) -> bool:
-        """Wait for another attempt if a reply that ended with its connection came to no end.
-
-        Where it tells no end, and has brought nothing new, asking once more would not either.
-        """
+        """Wait for another attempt if a reply that ended with its connection came to no end."""
         if self._part_end is not None:
             if self.position >= self._part_end:
                 return False
             msg = f"downloading {self._identifier}: the connection was closed in the middle"
             await self._retries.pause(APIConnectionError(f"{msg}; try again"))
             return True
-        if self.position <= self._asked_from or self.position >= await self._find_total():
+        if self.position >= await self._find_total():
             return False
         cut = self._wrong_length(f"{self.position:,} came before the connection was closed")
         try:
@@ -569,6 +572,15 @@ class Content:
             " try again, and if it stays so, ask the server's operator"
         )
         return IntegrityError(msg)
+
+
+def _usable_etag(etag: str) -> str | None:
+    """Return an ETag if If-Range may repeat it: a strong one, of what a header may hold.
+
+    RFC 9110, sections 8.8.3 and 13.1.5; other bytes than ASCII's are opaque, and not to be sent.
+    """
+    is_fit = etag.isascii() and etag.isprintable() and not etag.startswith("W/")
+    return etag if etag and is_fit else None
 
 
 def _known_length(file: str | FileObject) -> int | None:

@@ -657,6 +657,10 @@ class Exchange:
         self._in_hand: deque[bytes] = deque()
         self._intake: Intake | None = None
 
+    def all_values(self, name: str) -> list[str]:
+        """Return what all headers of a name say; `headers` has the first one alone."""
+        return self._response.headers.getall(name, [])
+
     async def read_chunk(self) -> bytes:
         """Return what has come of the body since the last call, waiting for some; empty at the end.
 

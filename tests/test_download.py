@@ -471,6 +471,31 @@ async def test_a_stream_whose_context_another_task_leaves_asks_for_nothing_more(
         assert await files.read("file-1") == SMALL
 
 
+async def test_a_stream_is_read_by_one_task_at_a_time() -> None:
+    goes_on = asyncio.Event()
+
+    async def in_two(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" + SMALL[:4])
+        await goes_on.wait()
+        writer.write(SMALL[4:])
+
+    async with (
+        nothing_leaks(),
+        raw_server(in_two) as raw,
+        client_of(raw) as files,
+        files.stream(described()) as content,
+    ):
+        assert await anext(content) == SMALL[:4]
+        reading = asyncio.ensure_future(anext(content))
+        await asyncio.sleep(0)
+        with pytest.raises(InvalidArgumentError, match=r"one task at a time; .* stream\(\)"):
+            await anext(content)
+        goes_on.set()
+        assert await reading == SMALL[4:]
+        with pytest.raises(StopAsyncIteration):
+            await anext(content)
+
+
 async def test_the_progress_of_nothing_is_that_of_one_attempt(
     server: Emulator, files: FilesClient, tmp_path: Path
 ) -> None:
@@ -569,7 +594,25 @@ async def test_a_body_that_always_ends_too_early_is_an_integrity_error(tmp_path:
     ):
         with pytest.raises(IntegrityError, match="must be 10, but 4 came"):
             await files.download(described(), tmp_path / "copy")
-        assert len(raw.requests) == 4
+        assert len(raw.requests) == 2 * QUICK_RETRIES.attempts  # once more from the beginning
+
+
+@pytest.mark.parametrize("cuts", [[0], [4, 2], [4, 0], [4, 4]], ids=str)
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_stream_goes_on_wherever_its_connection_was_closed(
+    cuts: list[int], *, by_id: bool
+) -> None:
+    script = [cut_short(SMALL[:cut]) for cut in cuts]
+    if by_id:
+        script.insert(1, describe(len(SMALL)))
+    async with (
+        nothing_leaks(),
+        raw_server(*script, cut_short(SMALL)) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        async with files.stream("file-1" if by_id else described()) as content:
+            assert b"".join([chunk async for chunk in content]) == SMALL
+        assert len(raw.requests) == len(script) + 1
 
 
 async def test_a_part_that_always_ends_too_early_is_kept(tmp_path: Path) -> None:
@@ -641,6 +684,20 @@ async def test_what_a_server_says_is_of_another_content_is_not_put_together(
     assert (tmp_path / "copy").read_bytes() == SMALL[::-1]
 
 
+@pytest.mark.parametrize("etag", ['"caf\xe9"', '"a\x7fb"', 'W/"v1"', ""])
+async def test_an_etag_that_a_range_cannot_be_bound_to_is_left_out(etag: str) -> None:
+    cut = reply(SMALL[:4], length=len(SMALL), close=True, headers={"ETag": etag})
+    rest = raw_bytes(f"{PARTIAL}\r\nETag: {etag}\r\n\r\n".encode() + SMALL[4:])
+    async with (
+        raw_server(cut, rest) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+        files.stream("file-1") as stream,
+    ):
+        assert b"".join([chunk async for chunk in stream]) == SMALL
+        assert raw.requests[1].headers["range"] == "bytes=4-"
+        assert "if-range" not in raw.requests[1].headers
+
+
 @pytest.mark.parametrize("encoding", ["", "identity", "Identity", "aws-chunked"])
 async def test_what_is_not_encoded_is_taken_as_it_is(tmp_path: Path, encoding: str) -> None:
     script = reply(SMALL, headers={"Content-Encoding": encoding})
@@ -681,7 +738,9 @@ async def test_totals_that_disagree_are_asked_for_once_more_from_the_beginning(
 
 async def test_content_that_shrinks_is_an_integrity_error_at_last(tmp_path: Path) -> None:
     cut = reply(CONTENT[:3_000_000], length=len(CONTENT), close=True)
-    fewer = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT[:4])
+    fewer = raw_bytes(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n%b\r\n0\r\n\r\n" % CONTENT[:4]
+    )
     async with (
         raw_server(cut, fewer, cut, fewer) as raw,
         client_of(raw, retry=QUICK_RETRIES) as files,
@@ -691,8 +750,9 @@ async def test_content_that_shrinks_is_an_integrity_error_at_last(tmp_path: Path
     assert os.listdir(tmp_path) == []
 
 
-async def test_encoded_content_is_refused_rather_than_stored(tmp_path: Path) -> None:
-    script = reply(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+@pytest.mark.parametrize("encoding", ["gzip", "identity\r\nContent-Encoding: gzip"])
+async def test_encoded_content_is_refused_rather_than_stored(tmp_path: Path, encoding: str) -> None:
+    script = reply(b"\x1f\x8b", headers={"Content-Encoding": encoding})
     async with raw_server(script) as raw, client_of(raw) as files:
         with pytest.raises(APIResponseError, match="gzip"):
             await files.download("file-1", tmp_path / "copy")

@@ -77,8 +77,13 @@ async def test_what_one_call_leaves_the_next_one_continues(
     assert parts(tmp_path) == []
 
 
-async def test_a_part_that_is_whole_already_only_takes_its_place(tmp_path: Path) -> None:
-    async with raw_server(cut_at(4_000_000), from_offset) as raw, client_of(raw) as files:
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_part_that_is_whole_already_only_takes_its_place(
+    tmp_path: Path, encoding: str
+) -> None:
+    extra = {"Content-Range": f"bytes */{len(CONTENT)}", "Content-Encoding": encoding}
+    nothing_more = reply(b"\x1f\x8b", status="416 No", headers=extra)
+    async with raw_server(cut_at(4_000_000), nothing_more) as raw, client_of(raw) as files:
         with pytest.raises(APIConnectionError):
             await files.download(FILE, tmp_path / "copy", resume=True)
         [part] = parts(tmp_path)
