@@ -24,7 +24,12 @@ from typing import TypeVar
 
 import attrs
 
-from aiofiles_api.errors import DestinationError, IntegrityError, InvalidArgumentError
+from aiofiles_api.errors import (
+    DestinationError,
+    FilesError,
+    IntegrityError,
+    InvalidArgumentError,
+)
 from aiofiles_api.threads import Threads, Work, join, settle
 
 __all__ = ["Destination", "PartFile", "locate", "safe_filename"]
@@ -207,15 +212,19 @@ class PartFile:
             DestinationError: The earlier ones could not be written.
         """
         await self.written()
-        self._writing = self._threads.start(partial(self._write, chunks))
+        self._start_writing(chunks)
 
     def append_if_idle(self, chunks: Sequence[bytes | memoryview]) -> bool:
         """Have `chunks` written unless others still are; return whether they will be."""
         writing = self._writing
         if writing is not None and (not writing.done() or writing.exception() is not None):
             return False
-        self._writing = self._threads.start(partial(self._write, chunks))
+        self._start_writing(chunks)
         return True
+
+    def _start_writing(self, chunks: Sequence[bytes | memoryview]) -> None:
+        self._has_gap = True  # until they are written, for which there may be no thread
+        self._writing = self._threads.start(partial(self._write, chunks))
 
     async def restart(self) -> None:
         """Throw away what was written, and begin anew."""
@@ -238,7 +247,7 @@ class PartFile:
             if self._writing is not None:
                 await settle(self._writing)
         finally:
-            await self._threads.run(self._discard)
+            await self._clean_up(self._discard)
 
     async def keep(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write the last `chunks` and leave all for a later download, if it can be kept."""
@@ -246,7 +255,14 @@ class PartFile:
             if self._writing is not None:
                 await settle(self._writing)
         finally:
-            await self._threads.run(partial(self._keep, chunks))
+            await self._clean_up(partial(self._keep, chunks))
+
+    async def _clean_up(self, function: Callable[[], None]) -> None:
+        """Have done what must be done at the end; where there is no thread for it, right here."""
+        try:
+            await self._threads.run(function)
+        except FilesError:  # of the threads': what cleans up raises none
+            function()
 
     async def written(self) -> None:
         """Wait until all that was appended is written.
@@ -322,7 +338,6 @@ class PartFile:
     def _write(self, chunks: Sequence[bytes | memoryview]) -> int:
         with _OsErrors(self.path):
             descriptor = self._open() if self._descriptor is None else self._descriptor
-            self._has_gap = True
             _write_all(descriptor, chunks)
             self._has_gap = False
         if self._hash is not None:

@@ -19,6 +19,8 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import anyio
 
+from aiofiles_api.errors import FilesError
+
 __all__ = ["Pending", "Threads", "Work", "join", "settle", "until_done"]
 
 T = TypeVar("T")
@@ -198,7 +200,13 @@ class Threads:
         """Let all work fail that waits: nobody will do it."""
         while self._waiting:
             work = self._waiting.popleft()
-            work.fail(error)
+            ours = FilesError(
+                f"no thread can be started for files ({error}); raise the limit on threads"
+                " (ulimit -u, or the container's), or have fewer transfers at a time",
+                retryable=True,
+            )
+            ours.__cause__ = error
+            work.fail(ours)
             work.finish()
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:

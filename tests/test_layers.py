@@ -29,7 +29,7 @@ CORE = [*BELOW_UPLOAD, "upload", "client"]
 ROOMS: dict[str, list[str]] = {
     "errors": [],
     "progress": [],
-    "threads": [],
+    "threads": ["errors"],
     "buffers": [],
     "stalls": [],
     "decoding": ["errors"],

@@ -21,10 +21,11 @@ from typing import TypeVar
 
 import anyio
 import pytest
+from blockbuster import BlockBuster
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiofiles_api import DestinationError, IntegrityError, InvalidArgumentError
+from aiofiles_api import DestinationError, FilesError, IntegrityError, InvalidArgumentError
 from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
 from aiofiles_api.threads import Threads, Work, join, settle
 
@@ -569,6 +570,43 @@ async def test_a_part_file_that_cannot_be_removed_hides_no_other_error(
         patch.setattr(os, "close", close)
         await part.discard()
     assert names(tmp_path) == []
+
+
+class NoThreads(Threads):
+    """Threads of which none can be started at times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.are_there = True
+
+    def _send_another(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.are_there:
+            super()._send_another(loop)
+        else:
+            self._give_up(RuntimeError("can't start new thread"))
+
+
+@pytest.fixture
+async def no_threads(no_blocking_call: BlockBuster) -> AsyncIterator[NoThreads]:
+    no_blocking_call.functions["os.unlink"].can_block_in("aiofiles_api/partfile.py", "_clean_up")
+    threads = NoThreads()
+    yield threads
+    threads.close()
+
+
+@pytest.mark.parametrize("end", ["discard", "keep"])
+async def test_where_no_thread_can_be_started_nothing_stays_open(
+    no_threads: NoThreads, tmp_path: Path, end: str
+) -> None:
+    part = kept_part(tmp_path / "file", no_threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part.written()
+    no_threads.are_there = False
+    with pytest.raises(FilesError, match="no thread can be started"):
+        await part.commit([b" and more"])
+    await (part.discard() if end == "discard" else part.keep([]))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"some"] * (end == "keep")
 
 
 # --- where it shall go --------------------------------------------------------------------------
@@ -1152,6 +1190,23 @@ async def test_nothing_is_written_behind_what_could_not_be_written(
     await part.keep([b"more, and now there is space again"])
     [left] = tmp_path.iterdir()
     assert left.read_bytes() == b"some" + b"a batch that fits in"
+
+
+async def test_nothing_is_written_behind_what_no_thread_could_be_started_for(
+    no_threads: NoThreads, tmp_path: Path
+) -> None:
+    part = kept_part(tmp_path / "file", no_threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part.written()
+    no_threads.are_there = False
+    assert part.append_if_idle([b"lost"])
+    assert part._writing is not None
+    await settle(part._writing)  # nobody has been told of the failure yet
+    no_threads.are_there = True
+    await part.keep([b"more"])
+    [left] = tmp_path.iterdir()
+    assert left.read_bytes() == b"some"
 
 
 @pytest.mark.parametrize(("mode", "kept"), [(0o600, 0o600), (0o440, 0o640)])

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 import pytest
 
+from aiofiles_api import FilesError
 from aiofiles_api.threads import Threads, join, settle
 
 pytestmark = pytest.mark.anyio
@@ -282,7 +283,11 @@ async def test_where_no_thread_can_be_started_the_work_fails_and_later_work_does
     monkeypatch.setattr(threading.Thread, "start", refuse)
     async with asyncio.timeout(5):
         first = asyncio.gather(*(threads.run(fail) for _ in range(3)), return_exceptions=True)
-        assert [str(error) for error in await first] == ["can't start new thread"] * 3
+        for error in await first:
+            assert isinstance(error, FilesError)
+            assert error.retryable
+            assert "(can't start new thread); raise the limit" in str(error)
+            assert isinstance(error.__cause__, RuntimeError)
         for number in range(3):
             assert await threads.run(lambda: number) == number  # noqa: B023 - it is awaited
 
