@@ -16,6 +16,7 @@ import random
 import re
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -44,8 +45,12 @@ _LONGEST_EXTENSION = 32
 _RESERVED = r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|$)"
 """Names of devices on Windows, with anything behind a space or a dot."""
 
-_UNSAFE = r'[\x00-\x1f\x7f-\x9f<>:"|?*\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
-"""Control characters, what Windows forbids, and what makes a name show otherwise than it is."""
+_FORBIDDEN = frozenset('<>:"|?*')
+"""What Windows allows in no name."""
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what does not show, or makes a name show otherwise than it is: control
+characters, zero-width and direction marks and tags, surrogates, separators of lines."""
 
 _random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
 """For names. `os.urandom` would give up the interpreter once more for each file."""
@@ -134,8 +139,14 @@ def safe_filename(filename: str, *, fallback: str) -> str:
 
 def _plain(filename: str) -> str:
     """Return the last part of a path with what is unsafe replaced, empty if that is all of it."""
-    name = _strip_end(re.sub(_UNSAFE, "_", re.split(r"[/\\]", filename)[-1]).lstrip())
+    last = re.split(r"[/\\]", filename)[-1]
+    name = "".join("_" if _is_unsafe(character) else character for character in last)
+    name = _strip_end(name.lstrip())
     return name if re.search(r"[^._\s]", name) else ""
+
+
+def _is_unsafe(character: str) -> bool:
+    return character in _FORBIDDEN or unicodedata.category(character) in _UNSEEN
 
 
 def _strip_end(name: str) -> str:
@@ -568,7 +579,8 @@ _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
     errno.EPERM: "choose a directory that you may write to",
     errno.EROFS: "choose a directory that you may write to",
-    errno.ENOENT: "the directory has vanished; make it again",
+    errno.EFBIG: "choose a file system for larger files, or raise the limit (ulimit -f)",
+    errno.ENOENT: "the directory or its part file has vanished; see what removed it, and try again",
     errno.EISDIR: "it has become a directory; choose another name",
     errno.ENOTDIR: "a part of the path is a file; choose another one",
     errno.ENAMETOOLONG: "choose a shorter name",
