@@ -52,6 +52,9 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of what does not show, or makes a name show otherwise than it is: control
 characters, zero-width and direction marks and tags, surrogates, separators of lines."""
 
+_JOINERS = frozenset("\u200c\u200d")
+"""Of those, what Persian and Indic words and composed emoji need."""
+
 _random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
 """For names. `os.urandom` would give up the interpreter once more for each file."""
 
@@ -142,11 +145,13 @@ def _plain(filename: str) -> str:
     last = re.split(r"[/\\]", filename)[-1]
     name = "".join("_" if _is_unsafe(character) else character for character in last)
     name = _strip_end(name.lstrip())
-    return name if re.search(r"[^._\s]", name) else ""
+    return name if re.search(r"[^._\s\u200c\u200d]", name) else ""
 
 
 def _is_unsafe(character: str) -> bool:
-    return character in _FORBIDDEN or unicodedata.category(character) in _UNSEEN
+    if character in _FORBIDDEN:
+        return True
+    return character not in _JOINERS and unicodedata.category(character) in _UNSEEN
 
 
 def _strip_end(name: str) -> str:

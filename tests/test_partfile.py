@@ -721,6 +721,7 @@ def test_a_safe_name_is_one_plain_file_on_every_system(filename: str, fallback: 
         ("a:b.txt", "a_b.txt"),
         ("invoice\u202efdp.exe", "invoice_fdp.exe"),
         ("train\u200b.jsonl", "train_.jsonl"),
+        ("\u0645\u06cc\u200c\u062e\u0648.jsonl", "\u0645\u06cc\u200c\u062e\u0648.jsonl"),
         ("a\u200f\u061c\u2066b\u2028.txt", "a___b_.txt"),
         ("\ufeffa\U000e0001\U000e0041.txt", "_a__.txt"),
         (".bashrc", "_bashrc"),
@@ -742,7 +743,7 @@ def test_a_name_is_kept_as_far_as_it_is_safe(filename: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "nothing", ["", ".", "..", "a/", "/", "\\", " ", "___", ". .", "\0", "?", "\u200b"]
+    "nothing", ["", ".", "..", "a/", "/", "\\", " ", "___", ". .", "\0", "?", "\u200b", "\u200d."]
 )
 def test_where_nothing_is_left_the_fallback_is_made_safe(nothing: str) -> None:
     assert safe_filename(nothing, fallback="file-1") == "file-1"
