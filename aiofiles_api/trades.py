@@ -55,7 +55,7 @@ from aiofiles_api.models import (
 from aiofiles_api.naming import Names
 from aiofiles_api.progress import Progress, ProgressSink
 from aiofiles_api.protocol import DeletionReplies, delete_request, read_file, retrieve_request
-from aiofiles_api.reconcile import OnUncertain
+from aiofiles_api.reconcile import OnUncertain, digest_of_content
 from aiofiles_api.recovery import Recovery
 from aiofiles_api.sources import PathSource, UploadSource
 from aiofiles_api.upload import upload
@@ -625,6 +625,10 @@ class Downloads(Trade[Download, DownloadedFile]):
                 job.name = self._names.choose(filename, identifier)
         finally:
             self._turns.end(job.number)
+        if job.row is not None and job.row.filename is None and not self._how.overwrite:
+            # What stands in the way of a later run must be known as this item's own.
+            job.row.filename = job.name
+            await self.journal.write([job.row])
         path = os.path.join(self._how.directory, job.name)
         finished = await self._finished_before(job, file, path)
         return finished or await download(
@@ -645,16 +649,25 @@ class Downloads(Trade[Download, DownloadedFile]):
         """Return what an earlier run has put in its place, but could not write down any more."""
         if job.begun_at is None or self._how.overwrite:
             return None
-        wanted = _download_item(job.item).sha256
-        digest = None if wanted is None else wanted.lower()
-        look = partial(_length_if_finished, path, since=job.begun_at, sha256=digest)
-        length = await self.session.threads.run(look)
-        if length is None:
+        look = partial(_finished_since, path, job.begun_at)
+        found = await self.session.threads.run(look)
+        if found is None:
             return None
         file = file if isinstance(file, FileObject) else await self._find(job, file)
-        if length != file.bytes:
+        length, digest = found
+        wanted = _download_item(job.item).sha256
+        if length != file.bytes or digest != await self._expected_digest(file, wanted):
             return None
-        return DownloadedFile(file.id, Path(path), length, digest, attempts=0, resumed_from=0)
+        sha256 = None if wanted is None else digest
+        return DownloadedFile(file.id, Path(path), length, sha256, attempts=0, resumed_from=0)
+
+    async def _expected_digest(self, file: FileObject, wanted: str | None) -> str | None:
+        """Return the digest of a file's content; nobody need have said it, and it is read then."""
+        if wanted is not None:
+            return wanted.lower()
+        # Another file of its name may have its length as well.
+        content = await digest_of_content(self.session, file)
+        return None if content is None else content.hex()
 
     async def _find(self, job: Work[Download, DownloadedFile], identifier: str) -> FileObject:
         return await self.session.call(
@@ -734,17 +747,15 @@ def _lengths(paths: Sequence[str]) -> list[int | None]:
     return lengths
 
 
-def _length_if_finished(path: str, *, since: float, sha256: str | None) -> int | None:
-    """Return the length of a file written since then, and with that digest; to call in a thread."""
+def _finished_since(path: str, since: float) -> tuple[int, str] | None:
+    """Return length and digest of a file if it was written since then; to be called in a thread."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_mtime < since - _CLOCK_SLACK:
             return None
-        if sha256 is not None and digest_of_path(path) != sha256:
-            return None
+        return status.st_size, digest_of_path(path)
     except OSError:
         return None
-    return status.st_size
 
 
 class Turns:

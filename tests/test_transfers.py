@@ -1348,12 +1348,12 @@ async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_
     assert (entry.state, entry.size) == ("done", 7)
 
 
-@pytest.mark.parametrize("change", ["longer", "older", "other", "gone"])
+@pytest.mark.parametrize("change", ["longer", "older", "other", "digest", "gone"])
 async def test_what_is_not_surely_that_download_is_not_taken_for_it(
     files: FilesClient, tmp_path: Path, change: str
 ) -> None:
     file = await files.upload(b"content", purpose="batch", filename="a")
-    digest = hashlib.sha256(b"content").hexdigest() if change == "other" else None
+    digest = hashlib.sha256(b"content").hexdigest() if change == "digest" else None
     item = DownloadItem(file, sha256=digest)
     manager = TransferManager(files, journal=tmp_path / "journal")
     run = partial(manager.download_all, [item], tmp_path / "out", overwrite=False)
@@ -1364,7 +1364,7 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         there.write_bytes(b"content and more")
     elif change == "older":
         os.utime(there, (1, 1))
-    elif change == "other":
+    elif change in {"other", "digest"}:
         there.write_bytes(b"CONTENT")
     else:
         there.unlink()
@@ -1374,6 +1374,39 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         assert there.read_bytes() == b"content"
     else:
         assert isinstance(outcome.error, DestinationError)
+
+
+async def test_of_one_name_and_length_each_download_is_taken_for_itself(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    """Killed behind the renames: the next run has another order, and one file more."""
+    new, *both = await stored(files, 3)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = partial(manager.download_all, directory=tmp_path / "out", overwrite=False)
+    await collected(run(both))
+    async with Journal(tmp_path / "journal") as journal:
+        for row in await journal.rows("kind = 'download'", ()):
+            row.state = "started"
+            row.size = row.result = None
+            await journal.write([row])
+    outcomes = await collected(run([new, *reversed(both)]))
+    found = {one.item: one.result.path.read_bytes() for one in outcomes if one.result}
+    assert found == {file: await files.read(file) for file in (new, *both)}
+    assert sorted(one.attempts for one in outcomes) == [0, 0, 1]
+    assert len(os.listdir(tmp_path / "out")) == 3
+
+
+async def test_a_download_has_its_name_in_the_journal_before_it_begins(
+    server: Emulator, files: FilesClient, tmp_path: Path
+) -> None:
+    [file] = await stored(files, 1)
+    server.faults = [Fault(Stall("response"), on="content")]
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = collected(manager.download_all([file], tmp_path / "out", overwrite=False))
+    await left_behind(server, run, 1)
+    async with Journal(tmp_path / "journal") as journal:
+        [row] = await journal.rows("kind = 'download'", ())
+        assert (row.state, row.filename) == ("started", "same.txt")
 
 
 # --- what a run finds otherwise than it was ------------------------------------------------------
