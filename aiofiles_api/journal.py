@@ -132,7 +132,8 @@ class Row:
         scope: An upload's purpose; a download's directory.
         filename: An upload's filename; a download's in its directory.
         tries: How often it was begun anew after a failure.
-        started_at: When it was begun last, in Unix time by this machine's clock.
+        started_at: When it was begun, in Unix time by this machine's clock: since when it may have
+            been done. `None` as well if it has failed, and surely was not.
         newest_before: The highest `created_at` that was known from the server then; 0 for none.
         result: What it has become, as JSON.
     """

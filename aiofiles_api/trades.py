@@ -134,7 +134,8 @@ class Work(Job[Item, Result]):
         version: An upload's file as it is now.
         place: What the journal finds it by.
         row: What the journal says of it.
-        begun_at: When an earlier run had begun it, in Unix time; `None` if none had.
+        begun_at: When an earlier run had begun what it may have done, in Unix time; `None` if none
+            had.
         is_changed: Whether the row is to be written again.
         name: A download's name in its directory, as soon as it has one.
         twins: Jobs of the same run for the very same item, which share its outcome.
@@ -153,7 +154,7 @@ class Work(Job[Item, Result]):
 
     @property
     def was_begun(self) -> bool:
-        """Whether an earlier run had begun it."""
+        """Whether an earlier run had begun it, and may have done it."""
         return self.begun_at is not None
 
     @property
@@ -273,13 +274,15 @@ class Trade(ABC, Generic[Item, Result]):
             number = self.journal.new_number()
             row = job.row = Row(number, job.place, self._kind, job.key, server=self._server)
         job.is_changed = True
-        job.begun_at = row.started_at if row.state == "started" else None
+        job.begun_at = row.started_at if row.state in {"started", "failed"} else None
         row.tries += row.state in {"failed", "done"}
         row.state = "started"
         row.reason = None
         row.attempts = 0
-        row.updated_at = row.started_at = time.time()
-        row.newest_before = self.claims.newest
+        row.updated_at = time.time()
+        if not job.was_begun:
+            row.started_at = row.updated_at
+            row.newest_before = self.claims.newest
         self.describe(job, row)
 
     def describe(self, job: Work[Item, Result], row: Row) -> None:
@@ -296,10 +299,17 @@ class Trade(ABC, Generic[Item, Result]):
             self.describe_result(job, outcome.result, row)
         else:
             # What may be stored is looked for by the next run.
-            is_uncertain = isinstance(outcome.error, UploadUncertainError)
+            error = cast("FilesError", outcome.error)
+            is_uncertain = isinstance(error, UploadUncertainError)
             row.state = "started" if is_uncertain else "failed"
-            row.reason = str(outcome.error)
+            row.reason = str(error)
+            if not job.was_begun and not self.may_be_done(error):
+                row.started_at = None
         return row
+
+    def may_be_done(self, error: FilesError) -> bool:
+        """Return whether what has failed so may have been done all the same."""
+        return error.retryable
 
     def describe_result(self, job: Work[Item, Result], result: Result, row: Row) -> None:
         """Write down what is known of a job that is done."""
@@ -538,6 +548,10 @@ class Uploads(Trade[Upload, FileObject]):
         row.size = version.size
         row.mtime_ns = version.mtime_ns
         row.sha256 = version.sha256 or row.sha256
+
+    def may_be_done(self, error: FilesError) -> bool:
+        """Return whether it may be stored."""
+        return isinstance(error, UploadUncertainError)
 
     def describe_result(
         self,

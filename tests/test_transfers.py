@@ -35,6 +35,7 @@ from conftest import (
 )
 
 from aiofiles_api import (
+    APIConnectionError,
     APITimeoutError,
     ClientClosedError,
     DestinationError,
@@ -885,6 +886,26 @@ async def test_deletions_that_were_begun_may_find_nothing(server: Emulator, tmp_
         assert [one.error for one in outcomes] == [None, None]
 
 
+async def test_a_deletion_that_lost_its_reply_may_find_nothing_in_the_next_run(
+    server: Emulator, tmp_path: Path
+) -> None:
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        gone, lost = await stored(files, 2)
+        await files.delete(gone)
+        server.faults = [Fault(LostReply(), on="delete")]
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [first] = await collected(manager.delete_all([lost], missing_ok=False))
+        assert isinstance(first.error, APIConnectionError)
+        server.faults = []
+        for _ in range(2):  # what the server refuses is not done, however often
+            [refused] = await collected(manager.delete_all([gone], missing_ok=False))
+            assert isinstance(refused.error, NotFoundError)
+        assert {entry.state for entry in await entries(tmp_path / "journal")} == {"failed"}
+        [outcome] = await collected(manager.delete_all([lost], missing_ok=False))
+        assert outcome.result is not None
+        assert not outcome.result.deleted
+
+
 async def test_a_journal_that_is_open_stays_open(files: FilesClient, tmp_path: Path) -> None:
     paths = sources(tmp_path / "in", 4)
     async with Journal(tmp_path / "journal") as journal:
@@ -1320,12 +1341,13 @@ async def test_what_is_done_is_looked_for_where_it_is_from_wherever_one_works(
     assert outcome.result.path == tmp_path / "here" / "out" / "a"
 
 
-async def killed_before_it_was_written_down(journal: Path) -> None:
+async def killed_before_it_was_written_down(journal: Path, *, hours_ago: float = 0) -> None:
     """Leave a journal as a process does that ended behind a rename, and before the next commit."""
     async with Journal(journal) as opened:
         for row in await opened.rows("kind = 'download'", ()):
             row.state = "started"
             row.filename = row.size = row.sha256 = row.result = None
+            row.started_at = (row.started_at or 0) - hours_ago * 3600
             await opened.write([row])
 
 
@@ -1374,6 +1396,31 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         assert there.read_bytes() == b"content"
     else:
         assert isinstance(outcome.error, DestinationError)
+
+
+@pytest.mark.parametrize("end", ["failed", "killed"])
+async def test_a_finished_download_is_taken_as_it_is_however_often_a_run_ends_before_that(
+    server: Emulator, tmp_path: Path, end: str
+) -> None:
+    journal, there = tmp_path / "journal", tmp_path / "out" / "same.txt"
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        [file] = await stored(files, 1)
+        manager = TransferManager(files, journal=journal)
+        run = partial(manager.download_all, [file], tmp_path / "out", overwrite=False)
+        await collected(run())
+        await killed_before_it_was_written_down(journal, hours_ago=1)
+        os.utime(there, (time.time() - 3600, time.time() - 3600))
+        if end == "failed":
+            server.faults = [Fault(ErrorReply(503), on="content")]
+            [outcome] = await collected(run())
+            assert isinstance(outcome.error, InternalServerError)
+            assert [entry.state for entry in await entries(journal)] == ["failed"]
+        else:
+            server.faults = [Fault(Stall("response"), on="content")]
+            await left_behind(server, collected(run()), 1)
+        server.faults = []
+        [outcome] = await collected(run())
+        assert (outcome.error, outcome.attempts) == (None, 0)
 
 
 async def test_of_one_name_and_length_each_download_is_taken_for_itself(
