@@ -21,6 +21,7 @@ from aiofiles_api.models import DeletedFile, DownloadedFile, FileObject, structu
 
 __all__ = [
     "Version",
+    "absolute",
     "deleted_from",
     "digest_of_path",
     "download_from",
@@ -64,15 +65,28 @@ class Version:
         return (self.size, self.mtime_ns) == (size, mtime_ns)
 
 
+def absolute(path: str) -> str:
+    """Return a path from the root on and without `..`, by which the same file is found.
+
+    Raises:
+        OSError: It begins where this process works, and that directory is gone.
+    """
+    if ".." in path.split(os.sep):  # behind a link, that is another directory than it seems
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return os.path.abspath(path)
+
+
 def version_of(source: str | os.PathLike[str]) -> Version:
     """Look at a file; to be called in a thread.
 
     Raises:
         InvalidArgumentError: It is a pipe or the like, which is never the same again.
     """
-    location = os.path.join(os.getcwd(), os.fsdecode(os.fspath(source)))
-    path = os.path.abspath(location)
+    path = location = os.fsdecode(os.fspath(source))
     try:
+        if not os.path.isabs(location):
+            location = os.path.join(os.getcwd(), location)
+        path = absolute(location)
         status = os.stat(location)
     except (OSError, ValueError):
         return Version(path, location=location)  # what is wrong with it shows when it is sent

@@ -79,6 +79,9 @@ PRAGMA user_version = {_VERSION};
 _BATCH = 500
 """Entries that are read at a time; between two batches a writer may write."""
 
+_ENDINGS = ("", "-wal", "-shm", "-journal", "-lock")
+"""What is behind its name in those of a journal's files: SQLite's and ours."""
+
 _MOST_ROWS = 40
 """Rows that one statement writes."""
 
@@ -211,6 +214,11 @@ def _storable(value: object) -> object:
         return encoded
 
 
+def _restored(value: object) -> object:
+    """Return a value as it was before `_storable`."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
 def _checksum(values: Sequence[object]) -> int:
     # The cheapest way to make bytes of a row. Version 2 of this format is the same in every Python
     # since 2.5, and a test holds a checksum made earlier against what it is now.
@@ -221,9 +229,7 @@ def _read_row(columns: tuple[object, ...], path: str) -> Row:
     if _checksum(columns[:-1]) != columns[-1]:
         raise _damaged(path, f"entry {columns[0]} is not what was written")
     values = [
-        value.decode("utf-8", "surrogatepass")
-        if isinstance(value, bytes) and name != "place"
-        else value
+        value if name == "place" else _restored(value)
         for name, value in zip(_FIELDS, columns, strict=False)
     ]
     return Row(**dict(zip(_FIELDS, values, strict=True)))  # type: ignore[arg-type]  # the checksum says that they are as written
@@ -314,6 +320,11 @@ class Journal:
         """What tells this journal from every other; it stays the same."""
         return self._opened().identity
 
+    @property
+    def files(self) -> Sequence[str]:
+        """The absolute paths of all files that are its own, whether they are there or not."""
+        return self._opened().files
+
     @asynccontextmanager
     async def reserved_for(self, kind: Kind) -> AsyncIterator[None]:
         """Let nobody else in this process run the same kind of operation with it.
@@ -374,6 +385,10 @@ class Journal:
     async def rows(self, where: str, values: Sequence[object]) -> list[Row]:
         """Return the rows that a condition holds for."""
         return await self._call(lambda database: database.rows(where, values))
+
+    async def filenames(self, scope: str, last: int) -> list[tuple[int, str]]:
+        """Return some names that downloads into a directory have, of numbers above `last`."""
+        return await self._call(lambda database: database.filenames(scope, last))
 
     async def known_ids(self, server: str, ids: frozenset[str]) -> set[str]:
         """Return which of some ids of files on a server are those of finished uploads."""
@@ -500,6 +515,7 @@ class _Database:
     """The database, open for writing; all of it runs in the journal's thread.
 
     Attributes:
+        files: The paths of its files, by the name that was given, and behind links.
         identity: What tells this journal from every other.
         alive_at: When it was last written to before it was opened.
         highest: The highest number of a row at the opening.
@@ -513,6 +529,9 @@ class _Database:
         self.places = Digests()
         with _errors(path):
             target = os.path.realpath(path)
+            directory, name = os.path.split(path)
+            given = os.path.join(os.path.realpath(directory), name)
+            self.files = [one + ending for one in {given, target} for ending in _ENDINGS]
             self._lock = _Lock(target, path)
             try:
                 _create_privately(target)
@@ -584,6 +603,15 @@ class _Database:
             _read_row(columns, self._path)
             for columns in self._connection.execute(query, tuple(map(_storable, values)))
         ]
+
+    def filenames(self, scope: str, last: int) -> list[tuple[int, str]]:
+        """Return the numbers and names of some downloads into a directory."""
+        query = (
+            "SELECT number, filename FROM entry WHERE kind = 'download' AND scope = ?"
+            " AND filename IS NOT NULL AND number > ? ORDER BY number LIMIT ?"
+        )
+        found = self._connection.execute(query, (_storable(scope), last, _BATCH))
+        return [(number, str(_restored(filename))) for number, filename in found]
 
     def write(self, rows: Sequence[tuple[object, ...]]) -> None:
         """Write rows, new ones and changed ones; each statement gives the loop's thread up once."""

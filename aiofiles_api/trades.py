@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
@@ -27,6 +27,7 @@ from aiofiles_api.client import FilesClient
 from aiofiles_api.download import download
 from aiofiles_api.errors import (
     ClientClosedError,
+    DestinationError,
     FilesError,
     InvalidArgumentError,
     JournalError,
@@ -35,6 +36,7 @@ from aiofiles_api.errors import (
 )
 from aiofiles_api.identity import (
     Version,
+    absolute,
     deleted_from,
     digest_of_path,
     download_from,
@@ -614,15 +616,33 @@ class Downloads(Trade[Download, DownloadedFile]):
         self._directory = ""
 
     async def open(self) -> None:
-        """Keep the names for those files that have got them in an earlier run."""
+        """Keep names for the files that have got them in an earlier run, and for the journal's."""
         if self._journal is None:
             return
-        find = partial(os.path.abspath, self._how.directory)
-        self._directory = await self.session.threads.run(find)
-        for row in await self.journal.rows(
-            "kind = 'download' AND scope = ? AND filename IS NOT NULL", (self._directory,)
-        ):
-            self._names.give(row.filename or "")
+        threads = self.session.threads
+        await threads.run(self._look_around)
+        last = 0
+        while found := await self.journal.filenames(self._directory, last):
+            last = found[-1][0]
+            # In a thread as well, because it takes long at times to find room for them.
+            await threads.run(partial(self._keep, [filename for _, filename in found]))
+
+    def _look_around(self) -> None:
+        try:
+            self._directory = absolute(self._how.directory)
+        except OSError as error:
+            msg = (
+                f"{self._how.directory!r} cannot be found: the directory in which this process"
+                f" works is gone ({error.strerror}); pass an absolute path"
+            )
+            raise DestinationError(msg) from error
+        directory = os.path.realpath(self._directory)
+        own = [path for path in self.journal.files if os.path.dirname(path) == directory]
+        self._keep(map(os.path.basename, own))
+
+    def _keep(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._names.give(name)
 
     async def do(self, job: Work[Download, DownloadedFile]) -> DownloadedFile:
         """Download a file, under the name that it has or is given when its turn comes."""

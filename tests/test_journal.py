@@ -80,6 +80,22 @@ async def test_it_is_its_owners_alone_and_leaves_nothing_beside_it(tmp_path: Pat
     assert os.listdir(tmp_path) == ["journal"]
 
 
+async def test_the_names_of_a_directorys_downloads_are_read_some_at_a_time(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"/r\xe9sultats")
+    async with Journal(tmp_path / "journal") as journal:
+        rows = [row(journal, filename=f"{odd}{number}", scope=odd) for number in range(600)]
+        for one in rows:
+            one.kind = "download"
+        nameless, elsewhere, upload = rows[0], rows[1], rows[2]
+        nameless.filename, elsewhere.scope, upload.kind = None, "/", "upload"
+        await journal.write(rows)
+        first = await journal.filenames(odd, 0)
+        rest = await journal.filenames(odd, first[-1][0])
+        assert first + rest == [(one.number, one.filename) for one in rows[3:]]
+        assert len(first) == 500
+        assert await journal.filenames(odd, rest[-1][0]) == []
+
+
 async def test_calls_that_come_together_share_commits(tmp_path: Path) -> None:
     async with Journal(tmp_path / "journal") as journal:
         transactions = 0

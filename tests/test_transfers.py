@@ -659,6 +659,25 @@ async def test_the_name_of_a_finished_download_is_not_given_away(
     assert (out / "same.txt").read_bytes() == b"0"
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_no_download_is_given_the_name_of_a_file_of_the_runs_own_journal(
+    files: FilesClient, tmp_path: Path, *, is_link: bool
+) -> None:
+    names = ["a.txt", "run.db", "RUN.DB-wal", "run.db-shm", "run.db-journal", "run.db-lock"]
+    wanted = [await files.upload(b"1", purpose="batch", filename=name) for name in names]
+    out = tmp_path / "out"
+    out.mkdir()
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        (out / "run.db").symlink_to(tmp_path / "elsewhere" / "real.db")
+    manager = TransferManager(files, journal=out / "run.db")
+    for attempts in (1, 0):
+        outcomes = await collected(manager.download_all(wanted, out))
+        assert [(one.error, one.attempts) for one in outcomes] == [(None, attempts)] * 6
+    assert {path.name for path in out.iterdir()} & set(names) == {"a.txt", "run.db"}
+    assert len(await entries(out / "run.db")) == 6
+
+
 async def test_a_changed_file_is_a_new_item(files: FilesClient, tmp_path: Path) -> None:
     [path] = sources(tmp_path / "in", 1)
     manager = TransferManager(files, journal=tmp_path / "journal")
@@ -1541,6 +1560,34 @@ async def test_behind_a_link_a_path_leads_where_the_system_says(tmp_path: Path) 
         assert outcome.attempts == 0
         assert outcome.result is not None
         assert await files.read(outcome.result) == b"right"
+        # Neither is the other, though they be of one length and time.
+        os.utime(tmp_path / "file", ns=(1, 1))
+        os.utime(tmp_path / "data" / "file", ns=(1, 1))
+        run = manager.upload_all([*items, str(tmp_path / "file")], purpose="batch")
+        results = [outcome.result for outcome in await collected(run) if outcome.result]
+        read = [await files.read(result) for result in results]
+        assert sorted(read) == [b"right", b"wrong"]
+        for attempts in (1, 0):
+            downloads = manager.download_all(results[:1], f"{tmp_path}/link/..")
+            assert [one.attempts for one in await collected(downloads)] == [attempts]
+
+
+async def test_where_the_working_directory_is_gone_absolute_paths_work(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    outcomes = await collected(manager.upload_all([path, "0.bin"], purpose="batch"))
+    errors = {outcome.item: type(outcome.error) for outcome in outcomes}
+    assert errors == {path: type(None), "0.bin": SourceError}
+    results = [outcome.result for outcome in outcomes if outcome.result]
+    [outcome] = await collected(manager.download_all(results, tmp_path / "out"))
+    assert outcome.error is None
+    with pytest.raises(DestinationError, match="absolute"):
+        await collected(manager.download_all(results, "out"))
 
 
 async def test_a_path_is_that_of_the_directory_in_which_the_run_began(
