@@ -103,6 +103,9 @@ connection was not slow, and gets the first."""
 _LONGEST_COMPARISON = 600.0
 """Seconds after which it is not known whether a stored file is what its source begins with."""
 
+_NOT_SHOWN = {400, 403, 404, 405, 410, 501}
+"""What servers answer that do not show contents, or none for that purpose."""
+
 _END_OF_TIME = 2**62
 """What a server says beyond that is no time, and too much for a database."""
 
@@ -386,7 +389,7 @@ async def digest_of_content(session: SessionManager, file: FileObject) -> bytes 
         while chunk := await content.read():
             await session.threads.run(partial(digest.update, chunk))
     except APIStatusError as error:
-        if error.status_code not in {400, 403, 404}:
+        if error.status_code not in _NOT_SHOWN:
             raise
         return None
     finally:

@@ -42,11 +42,8 @@ SETTLED = 4.0
 """Seconds after its last sign of life in which what a process has sent may still be stored."""
 
 _FIRST_PAUSE = 0.5
-_CLOCK_SLACK = 2
-"""Seconds by which two times of the server may disagree (`reconcile`)."""
-
-_OUR_CLOCK_SLACK = 10
-"""Seconds by which this machine's clock may have been set between two runs."""
+_CLOCK_SLACK = 10
+"""Seconds by which clocks may disagree: this machine's in two runs, or those of the servers."""
 
 
 @attrs.define(eq=False)
@@ -122,7 +119,8 @@ class Recovery:
         except (APIError, IntegrityError) as error:
             msg = (
                 f"an earlier run had begun {len(rows):,} uploads, and the look whether they are"
-                f" stored failed: {error}; run again when the server answers"
+                f" stored failed: {error}; run again when the server answers, or send them again"
+                " with on_uncertain='resend', which may leave duplicates"
             )
             raise UploadUncertainError(msg) from error
 
@@ -227,9 +225,10 @@ def _since(row: Row, now: float | None) -> int | None:
     """Return the server's time since which an upload may have been stored, if that is known."""
     if row.newest_before:
         return row.newest_before - _CLOCK_SLACK
-    if now is None or row.started_at is None:
+    elapsed = time.time() - (row.started_at or 0.0)
+    if now is None or elapsed < 0:  # this machine's clock was set back since: it tells nothing
         return None
-    return int(now - (time.time() - row.started_at)) - _OUR_CLOCK_SLACK
+    return int(now - elapsed) - _CLOCK_SLACK
 
 
 def _digest_of_source(row: Row) -> bytes | None:

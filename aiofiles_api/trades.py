@@ -532,7 +532,7 @@ class Uploads(Trade[Upload, FileObject]):
         if job.row is not None and job.row.state == "started" and self._must_not_repeat:
             msg = (
                 f"uploading {job.key!r}: an earlier attempt may have stored it; look at the"
-                " server's files, or run again to have it looked for"
+                " server's files, or run again with on_uncertain='reconcile' to have it looked for"
             )
             job.fail(UploadUncertainError(msg))
             return

@@ -235,7 +235,7 @@ async def test_a_file_of_the_same_name_is_compared_first() -> None:
         assert len(read) == 1
 
 
-@pytest.mark.parametrize("status", [400, 403, 404])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 501])
 async def test_candidates_that_are_not_shown_are_named_and_the_file_is_sent_again(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:

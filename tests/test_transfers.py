@@ -805,6 +805,29 @@ async def test_what_was_begun_is_looked_for_before_it_is_sent_again(
         assert await contents(files) == wanted
 
 
+@pytest.mark.usefixtures("settles_soon")
+@pytest.mark.parametrize("clock", ["of this machine", "of the server"])
+async def test_what_was_begun_is_found_though_a_clock_was_wrong(
+    server: Emulator, tmp_path: Path, clock: str
+) -> None:
+    """This machine's has been set back by a minute since, or the server's parts disagree."""
+    paths = sources(tmp_path / "in", 1)
+    server.faults = [Fault(Stall("response"), on="upload", times=1)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        await begin(server, files, tmp_path / "journal", paths, 1)
+        [file] = [file async for file in files.list()]
+        async with Journal(tmp_path / "journal") as journal:
+            [row] = await journal.rows("kind = 'upload'", ())
+            if clock == "of the server":
+                row.newest_before = file.created_at + 6
+            else:
+                row.started_at = time.time() + 60
+            await journal.write([row])
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        [outcome] = await collected(manager.upload_all(paths, purpose="batch"))
+        assert (outcome.result, outcome.attempts) == (file, 0)
+
+
 async def test_what_a_look_that_was_broken_off_had_found_is_found_again(
     server: Emulator, tmp_path: Path
 ) -> None:
@@ -838,6 +861,7 @@ async def test_the_caller_may_decide_what_becomes_of_what_was_begun(
         )
         if on_uncertain == "raise":
             assert isinstance(outcome.error, UploadUncertainError)
+            assert "on_uncertain='reconcile'" in str(outcome.error)
             assert outcome.attempts == 0
         else:
             assert outcome.attempts == 1
@@ -1186,7 +1210,7 @@ async def test_a_candidate_is_read_or_it_is_said_that_it_cannot_be(
         manager = TransferManager(files, journal=tmp_path / "journal")
         outcomes = manager.upload_all(paths, purpose="batch")
         if status.startswith("500"):
-            with pytest.raises(UploadUncertainError, match="500"):
+            with pytest.raises(UploadUncertainError, match=r"500.*on_uncertain='resend'"):
                 await collected(outcomes)
             return
         with caplog.at_level("WARNING", "aiofiles_api"):
