@@ -213,6 +213,7 @@ class _Engine(Generic[Item, J]):
         self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency + trade.ahead)
         self._count = 0
+        self._preparing: Sequence[J] = ()
         self._ready: asyncio.Queue[J | None] = asyncio.Queue()
         self._handed_out: asyncio.Queue[J | None] = asyncio.Queue()
         self._pulled = asyncio.Queue() if trade.is_recorded else self._ready
@@ -262,7 +263,8 @@ class _Engine(Generic[Item, J]):
                     for job in await self._trade.record(finished):
                         self._handed_out.put_nowait(job)
             with suppress(JournalError):
-                await self._trade.release(_drain(self._pulled) + _drain(self._ready))
+                waiting = _drain(self._pulled) + _drain(self._ready)
+                await self._trade.release([*self._preparing, *waiting])
 
     # --- the stages ----------------------------------------------------------------------------
 
@@ -339,9 +341,10 @@ class _Engine(Generic[Item, J]):
         with self._session.registered():
             is_over = False
             while not is_over:
-                jobs, is_over = await _take_all(self._pulled)
-                for job in await self._trade.prepare(jobs):
+                self._preparing, is_over = await _take_all(self._pulled)
+                for job in await self._trade.prepare(self._preparing):
                     (self._ready if job.outcome is None else self._handed_out).put_nowait(job)
+                self._preparing = ()
                 if not is_over:
                     await asyncio.sleep(_GATHER)
         self._ready.put_nowait(None)

@@ -237,7 +237,8 @@ class Trade(ABC, Generic[Item, Result]):
 
     async def release(self, jobs: Sequence[Work[Item, Result]]) -> None:
         """Write down that jobs which were to be begun next have not been."""
-        rows = [job.row for job in jobs if job.row is not None and not job.was_begun]
+        begun = [job for job in jobs if job.outcome is None and job.is_changed]
+        rows = [job.known_row for job in begun if not job.was_begun]
         for row in rows:
             row.state = "planned"
         await self.journal.write(rows)

@@ -139,7 +139,8 @@ class TransferManager:
 
         Args:
             files: Ids, `FileObject`s or `DownloadItem`s; any iterable or async iterable. An id
-                costs a request for its name.
+                costs a request for its name, and those behind it wait for that, so that names
+                are given in order.
             directory: Where to put them; it is made if it is missing.
             overwrite: Whether to replace a file that was there before.
             resume: As for `FilesClient.download`.

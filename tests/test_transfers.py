@@ -949,6 +949,37 @@ async def test_a_deletion_that_lost_its_reply_may_find_nothing_in_the_next_run(
         assert not outcome.result.deleted
 
 
+async def test_what_a_run_that_is_left_was_about_to_begin_is_not_begun(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, begun, new = await stored(files, 3)
+    is_written = asyncio.Event()
+    async with Journal(tmp_path / "journal") as journal:
+        manager = TransferManager(files, journal=journal)
+        await collected(manager.download_all([done, begun], tmp_path / "out"))
+        [row] = await journal.rows("file_id = ?", (begun.id,))
+        row.state = "started"
+        await journal.write([row])
+        write = journal.write
+
+        async def write_and_stay(rows: Sequence[Row]) -> None:
+            await write(rows)
+            if not is_written.is_set():
+                is_written.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(journal, "write", write_and_stay)
+        run = manager.download_all([done, begun, new], tmp_path / "out")
+        task = asyncio.create_task(collected(run))
+        await is_written.wait()
+        states = [entry.state async for entry in journal.entries()]
+        assert states == ["done", "started", "started"]
+        task.cancel()
+        await asyncio.wait([task])
+        states = [entry.state async for entry in journal.entries()]
+        assert states == ["done", "started", "planned"]
+
+
 async def test_a_journal_that_is_open_stays_open(files: FilesClient, tmp_path: Path) -> None:
     paths = sources(tmp_path / "in", 4)
     async with Journal(tmp_path / "journal") as journal:
