@@ -706,6 +706,24 @@ def test_a_full_disk_is_told_in_one_line(server: Server, tmp_path: Path) -> None
     assert done.stderr == "aiofiles-api: standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_goes_out_only_in_part_is_a_failure(tmp_path: Path, unbuffered: str) -> None:
+    file = {"id": "x", "bytes": 1, "created_at": 1, "filename": "a" * 3_000_000, "purpose": "evals"}
+    listing = json.dumps({"object": "list", "data": [file], "has_more": False})
+    with scripted(reply(listing)) as base_url, open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(
+            # No file may be as large as that: what is written goes out, but not all of it.
+            ["sh", "-c", 'ulimit -f 2000; "$@"', "sh", *COMMAND, "list", "--api-key", KEY],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "OPENAI_BASE_URL": base_url},
+        )
+    assert done.returncode == 1
+    assert done.stderr == "aiofiles-api: standard output: File too large\n"
+
+
 def test_closed_streams_do_no_harm(server: Server, tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"1")
     done = subprocess.run(
