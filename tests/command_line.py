@@ -201,8 +201,13 @@ async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> 
     return Ran(process.returncode or 0, (out or b"").decode(), err.decode())
 
 
-def in_terminal(*arguments: str, types: str | None = None, **environment: str) -> Ran:
-    """Run a command in a pseudo-terminal; type when it asks, or interrupt it by default."""
+def in_terminal(
+    *arguments: str, types: str | None = None, raw: bool = False, **environment: str
+) -> Ran:
+    """Run a command in a pseudo-terminal; type when it asks, or interrupt it by default.
+
+    With `raw` what it gets is returned as it is, with colours and cursor movements.
+    """
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [*COMMAND, *arguments],
@@ -220,7 +225,9 @@ def in_terminal(*arguments: str, types: str | None = None, **environment: str) -
                 os.write(leader, types.encode())
             shown += chunk
     os.close(leader)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    text = shown.decode()
+    if not raw:
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     return Ran(process.returncode, text, text)
 
 

@@ -419,6 +419,12 @@ def test_content_on_standard_output_leaves_standard_error_for_the_bar(
     assert "7 B" in screen.text
 
 
+def test_content_on_a_terminal_stands_there_alone(server: Server) -> None:
+    content = b"one\ntwo\nthree"
+    ran = in_terminal("download", server.put(content, "a").id, "--output", "-", raw=True)
+    assert ran.out.encode() == content.replace(b"\n", b"\r\n")
+
+
 # --- delete --------------------------------------------------------------------------------------
 
 
@@ -661,6 +667,15 @@ def test_a_dumb_terminal_gets_plain_lines(server: Server, command: CommandLine) 
     file = server.put(b"1", "a")
     ran = command.on_terminal("info", file.id, term="dumb")
     assert ran.lines[0][0] == file.id
+
+
+def test_a_terminal_of_no_width_is_printed_to_all_the_same(
+    server: Server, command: CommandLine
+) -> None:
+    file = server.put(b"1", "a")
+    assert file.id in command.on_terminal("list", columns=0).out
+    assert "404" in command.on_terminal("info", "file-none", columns=0).err
+    assert "Usage: aiofiles-api" in command.on_terminal("list", "--help", columns=0).out
 
 
 def test_an_ascii_terminal_gets_ok_for_a_tick(

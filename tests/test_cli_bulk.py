@@ -392,6 +392,16 @@ def test_existing_files_are_left_out(server: Server, command: CommandLine, tmp_p
     assert len(server.files()) == 6
 
 
+def test_an_existing_file_is_known_by_a_name_that_is_no_text(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / os.fsdecode(b"\xff.txt")).write_bytes(b"same")
+    for attempts in (1, 0):
+        ran = command("upload", str(tmp_path), "-rp", "user_data", "--skip-existing", "--json")
+        assert json.loads(ran.out)["attempts"] == attempts
+    assert names(server) == ["\ufffd.txt"]
+
+
 EXISTING = '{"id": "file-1", "bytes": 1, "created_at": 1, "filename": "a", "purpose": "vision"}'
 OTHER = EXISTING.replace("vision", "batch")  # from a server that does not listen
 LISTING = f'{{"object": "list", "data": [{OTHER}, {EXISTING}], "has_more": false}}'

@@ -9,6 +9,7 @@ It is a generator that works in small steps, so that a thread can be called back
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -25,6 +26,9 @@ __all__ = ["Gathering", "Local", "Wanted", "read_list"]
 _MOST_PROBLEMS = 20
 _LINES_A_STEP = 200
 _LONGEST_PATH = 64 * 1024
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""What stands in a path for each byte that is no UTF-8."""
 
 _BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm")
 """What is behind its name in those of a journal's files: ours and SQLite's."""
@@ -44,8 +48,8 @@ class Local(UploadItem):
 
     @property
     def sent_as(self) -> str:
-        """The name that it has on the server."""
-        return self.filename or os.path.basename(self.path)
+        """The name that it has on the server: a form cannot say bytes that are no text."""
+        return _NO_TEXT.sub("\ufffd", self.filename or os.path.basename(self.path))
 
 
 @attrs.frozen

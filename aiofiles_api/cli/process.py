@@ -107,7 +107,7 @@ async def until_signalled(command: Coroutine[object, object, int]) -> int:
 
 
 def _prepare_streams() -> None:
-    """Have something in the place of streams that are closed, and no character that is fatal."""
+    """Have something in the place of streams that are closed, and nothing fatal in the others."""
     # In this order, because each takes the lowest number that is free.
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open to the end
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
@@ -116,6 +116,8 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]  # some programs set it so, and rich would print nothing at all
 
 
 def _whole(stream: TextIO) -> TextIO:

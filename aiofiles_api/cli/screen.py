@@ -66,15 +66,18 @@ class Screen:
 
     Args:
         as_json: Whether results are lines of JSON.
+        has_content: Whether standard output gets the content of a file.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, has_content: bool = False) -> None:
         # Kept from now on, because rich puts others in their place while it draws.
         self._out, self._err = sys.stdout, sys.stderr
         self._as_json = as_json
         self._has_output = _is_terminal(self._out)
         self._has_errors = _is_terminal(self._err)
         self._is_pretty = self._has_output and not as_json
+        # A bar below content would be drawn over its last lines.
+        self._can_draw = not has_content if self._has_output else self._has_errors
         self._turn = anyio.CapacityLimiter(1)
 
     # --- results -------------------------------------------------------------------------------
@@ -204,10 +207,6 @@ class Screen:
     def _output(self) -> Terminal:
         """Standard output."""
         return _terminal(self._out)
-
-    @property
-    def _can_draw(self) -> bool:
-        return self._has_output or self._has_errors
 
     @cached_property
     def _canvas(self) -> Terminal:
