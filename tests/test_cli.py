@@ -886,19 +886,44 @@ async def test_a_second_signal_does_not_disturb_the_cleaning_up(number: signal.S
 
 
 @pytest.mark.anyio
-async def test_a_signal_kills_where_cleaning_up_takes_too_long(
+async def test_a_later_signal_kills_where_cleaning_up_takes_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    killed: list[int] = []
     monkeypatch.setattr(process, "_PATIENCE", 0.05)
-
-    def would_kill() -> bool:
-        return all(signal.getsignal(number) is signal.SIG_DFL for number in SIGNALS)
-
-    async with stubborn(until=would_kill) as task:
-        await asyncio.sleep(0.1)
-        assert not would_kill()
+    monkeypatch.setattr(signal, "raise_signal", killed.append)
+    async with stubborn(until=lambda: killed) as task:
         os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert not killed
+        os.kill(os.getpid(), signal.SIGINT)
         assert await task == 143
+        assert killed == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+@pytest.mark.anyio
+async def test_a_later_signal_kills_also_where_the_loop_is_held_by_a_write() -> None:
+    program = """
+import asyncio, os
+from aiofiles_api.cli import process
+process._PATIENCE = 0.05
+
+async def command():
+    _, full = os.pipe()
+    os.write(1, b"begun")
+    while True:
+        os.write(full, bytes(65536))
+
+asyncio.run(process.until_signalled(command()))
+"""
+    async with started(sys.executable, "-c", program) as child:
+        assert child.stdout is not None
+        await child.stdout.readexactly(len("begun"))
+        child.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        assert child.returncode is None
+        assert (await ended(child, signal.SIGTERM)).status == -signal.SIGTERM
 
 
 @pytest.mark.anyio

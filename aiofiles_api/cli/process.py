@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Sequence
 from typing import TextIO
 
@@ -77,33 +78,35 @@ def _dispatch(arguments: Sequence[str]) -> int:
 async def until_signalled(command: Coroutine[object, object, int]) -> int:
     """Let the signals that end a process cancel a command, so that it leaves nothing behind.
 
-    Pressing Ctrl-C again changes nothing at first; after a while it kills.
+    Pressing Ctrl-C again changes nothing at first; after a while it kills, also where the loop is
+    held, as by a terminal that takes no more output.
     """
     loop = asyncio.get_running_loop()
-    running = asyncio.ensure_future(command)
+    running = loop.create_task(command)
     # nohup and shells have signals ignored, which must stay so.
     heeded = [it for it in _SIGNALS if signal.getsignal(it) is not signal.SIG_IGN]
-    received: list[int] = []
+    received: list[tuple[int, float]] = []
 
-    def end(number: int) -> None:
-        if not received:
+    def end() -> None:
+        if not running.cancelling():
             running.cancel()
-            loop.call_later(_PATIENCE, give_up)
-        received.append(number)
 
-    def give_up() -> None:
-        for number in heeded:
-            loop.remove_signal_handler(number)
+    def receive(number: int, _: object) -> None:
+        received.append((number, time.monotonic()))
+        if received[-1][1] - received[0][1] > _PATIENCE:
             signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in heeded:
-        loop.add_signal_handler(number, end, number)
+        loop.add_signal_handler(number, end)
+        # Called at once, also in the middle of a write; the loop is woken as before.
+        signal.signal(number, receive)
     try:
         return await running
     except asyncio.CancelledError:
         if not received:
             raise
-        return 128 + received[0]
+        return 128 + received[0][0]
 
 
 def _prepare_streams() -> None:

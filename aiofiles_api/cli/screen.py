@@ -87,7 +87,7 @@ class Screen:
         if not self._is_pretty:
             await self._lines([result.json if self._as_json else _tabbed(result.fields)])
         elif not is_one_of_many:
-            self._output.print_result(result)
+            await self._in_thread(partial(self._output.print_result, result))
 
     async def failure(self, json: str) -> None:
         """Print a line of JSON for what came to nothing, where lines of JSON are wanted."""
@@ -113,7 +113,7 @@ class Screen:
     async def details(self, files: Sequence[FileObject]) -> None:
         """Print all that is known of each file."""
         if self._is_pretty:
-            self._output.print_details(files)
+            await self._in_thread(partial(self._output.print_details, files))
         else:
             await self.files(files)
 
@@ -221,7 +221,7 @@ class Screen:
     async def _lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)
         if self._has_output:
-            self._output.print_plain(text)
+            await self._in_thread(partial(self._output.print_plain, text))
         else:
             await self._in_thread(partial(_write, self._out, text))
 
