@@ -140,7 +140,7 @@ def test_upload_takes_an_expiry_in_seconds_or_with_a_unit(
 def test_upload_reads_a_pipe_on_standard_input(server: Server) -> None:
     content = os.urandom(300_000)
     with subprocess.Popen(
-        [*COMMAND, "upload", "-", "--purpose", "batch", "--filename", "piped"],
+        [*COMMAND, "upload", "-", "--purpose", "evals", "--filename", "piped"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -159,14 +159,62 @@ def test_upload_reads_a_pipe_on_standard_input(server: Server) -> None:
 def test_upload_reads_a_file_on_standard_input_from_where_it_stands(
     server: Server, tmp_path: Path
 ) -> None:
-    with open(write(tmp_path / "a", b"012345"), "rb", buffering=0) as file:
+    with open(write(tmp_path / "a", b"{\n{}\n[]"), "rb", buffering=0) as file:
         file.seek(2)
         subprocess.run(
-            [*COMMAND, "upload", "-", "-p=batch", "--filename=b"], stdin=file, check=True
+            [*COMMAND, "upload", "-", "-p=batch", "--filename=b.jsonl"], stdin=file, check=True
         )
     (stored,) = server.files()
-    assert stored.filename == "b"
-    assert server.read(stored.id) == b"2345"
+    assert stored.filename == "b.jsonl"
+    assert server.read(stored.id) == b"{}\n[]"
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "is_file", "problem"),
+    [
+        (b"", "a.jsonl", False, "it is empty"),
+        (b"", "a.jsonl", True, "it is empty"),
+        (b"{}", "a.txt", False, "purpose batch needs a .jsonl file"),
+        (b"{}\n{", "a.jsonl", True, "line 2 is not JSON"),
+    ],
+)
+def test_content_from_standard_input_is_checked_as_far_as_it_can_be(
+    server: Server, tmp_path: Path, content: bytes, filename: str, *, is_file: bool, problem: str
+) -> None:
+    def upload(*options: str) -> subprocess.CompletedProcess[bytes]:
+        arguments = [*COMMAND, "upload", "-", "-p=batch", "--filename", filename, *options]
+        if not is_file:
+            return subprocess.run(arguments, input=content, capture_output=True, check=False)
+        with open(write(tmp_path / "a", content), "rb") as file:
+            return subprocess.run(arguments, stdin=file, capture_output=True, check=False)
+
+    ran = upload()
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert ran.stderr.decode().startswith(f"aiofiles-api: standard input: {problem}")
+    assert server.files() == []
+    assert upload("--no-check=all").returncode == 0
+    assert [server.read(file.id) for file in server.files()] == [content]
+
+
+@pytest.mark.parametrize("options", [[], ["--filename=a.jsonl"]])
+@pytest.mark.parametrize("name", ["/dev/null", "file"])
+def test_standard_input_that_cannot_be_read_is_told_in_one_line(
+    server: Server, tmp_path: Path, name: str, options: list[str]
+) -> None:
+    path = tmp_path / name
+    if name == "file":
+        path.write_bytes(b"{}")
+    only_to_write = os.open(path, os.O_WRONLY)
+    ran = subprocess.run(
+        [*COMMAND, "upload", "-", "-p=batch", *options],
+        stdin=only_to_write,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(only_to_write)
+    assert ran.returncode == 1
+    assert ran.stderr == "aiofiles-api: standard input cannot be read: Bad file descriptor\n"
 
 
 def test_upload_draws_bars_on_a_terminal(
@@ -320,6 +368,15 @@ def test_info_shows_fields_that_it_does_not_know(
         ran = command.on_terminal("info", "x", "--base-url", base_url, "--api-key", KEY)
     assert ran.status == 0
     assert r"etag     \x1b[0m" in ran.out
+
+
+def test_numbers_that_json_cannot_say_are_null(command: CommandLine) -> None:
+    fields = '"id": "x", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "evals"'
+    script = reply(f'{{{fields}, "a": 1e999, "b": {{"c": [-1e999, 1.5]}}}}')
+    with scripted(script) as base_url:
+        ran = command("info", "x", "--json", "--base-url", base_url, "--api-key", KEY)
+    shown = json.loads(ran.out, parse_constant=pytest.fail)
+    assert (shown["a"], shown["b"]) == (None, {"c": [None, 1.5]})
 
 
 # --- download ------------------------------------------------------------------------------------
@@ -812,7 +869,7 @@ async def test_ctrl_c_leaves_nothing_of_a_download(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_ctrl_c_ends_an_upload_from_a_silent_pipe() -> None:
-    arguments = ("upload", "-", "--purpose=batch", "--filename=piped")
+    arguments = ("upload", "-", "--purpose=evals", "--filename=piped")
     async with (
         raw_server(silence) as raw,
         started(*COMMAND, *arguments, OPENAI_BASE_URL=raw.base_url, OPENAI_API_KEY=KEY) as child,

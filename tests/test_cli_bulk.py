@@ -705,6 +705,19 @@ def test_the_display_has_rows_for_what_takes_long_and_no_more_than_fit(
     assert "200 B" in drawn(flight, console)
 
 
+def test_of_content_from_a_pipe_the_display_has_a_name_and_the_bytes_so_far() -> None:
+    console = Console(width=110, height=30, file=io.StringIO())
+    flight = Flight(console, "uploaded", count=1, total=0)
+    flight.move(1, "name", Progress(2_000_000, None, 1))
+    shown = drawn(flight, console)
+    assert shown.startswith("name")
+    assert "2.0 MB" in shown
+    assert "of" not in shown
+    flight.end(1, None, has_failed=False, was_done=False)
+    flight.land()
+    assert "2.0 MB" in drawn(flight, console)
+
+
 def test_where_files_count_their_number_is_what_moves() -> None:
     console = Console(width=110, height=30, file=io.StringIO())
     flight = Flight(console, "deleted", count=3, total=None)
@@ -727,6 +740,17 @@ def test_a_spool_gives_back_what_was_put_in_as_often_as_asked(values: list[bytes
             spool.append(value)
         assert list(spool) == list(spool) == values
         assert spool.count == len(values)
+
+
+def test_a_list_that_the_temporary_directory_cannot_hold_names_that(
+    command: CommandLine, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.cli.spool._MEMORY", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    ran = command("upload", write(tmp_path / "a.jsonl"), "-p", "batch")
+    assert ran.status == 1
+    assert ran.err.startswith(f"aiofiles-api: the temporary directory {tmp_path}/none cannot hold")
+    assert "set TMPDIR" in ran.err
 
 
 @pytest.mark.anyio

@@ -100,7 +100,7 @@ class Flight:
         console: Where to draw.
         done: What is done to the files.
         count: How many files there are.
-        total: Their bytes; `None` where files count, and not bytes.
+        total: Their bytes, 0 if unknown; `None` where files count, and not bytes.
 
     Attributes:
         drawing: The context in which they are drawn.
@@ -172,8 +172,10 @@ class Flight:
             self.drawing.update(self._whole, description=printable(self._title), is_part=False)
         return ()
 
-    def _whole_of(self) -> int:
-        return self._count if self._total is None else max(self._total, self._moved)
+    def _whole_of(self) -> int | None:
+        if self._total is None:
+            return self._count
+        return max(self._total, self._moved) or None  # of what comes from a pipe nothing is known
 
     def _counts(self) -> str:
         # Shortest first: what does not fit is cut at the end.

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ import attrs
 from aiofiles_api import UploadItem
 from aiofiles_api.cli.preflight import LONGEST_LINE, Check, LineCheck, has_lines, problem_of
 from aiofiles_api.cli.spool import Spool
+from aiofiles_api.cli.standard_input import Content
 
 __all__ = ["Gathering", "Local", "Wanted", "read_list"]
 
@@ -121,6 +123,15 @@ class Gathering:
                 yield from self._look_at(path, info)
             yield
 
+    def look_at_content(self, content: Content) -> Iterator[None]:
+        """Look at what comes on standard input, step by step, as far as that can be known."""
+        yield from content.steps()
+        name = self._wanted.filename or ""
+        problem = yield from self._problem_of(name, content.size, content.open)
+        if problem is not None:
+            self._refuse("standard input", *problem)
+        self.bytes = content.size or 0
+
     def _enter(self, path: str, info: os.stat_result) -> Iterator[None]:
         if self._wanted.recursive:
             yield from self._walk(path, "", info)
@@ -165,32 +176,37 @@ class Gathering:
             return
         size = info.st_size if stat.S_ISREG(info.st_mode) else None
         if size is not None:
+            name = self._wanted.filename or os.path.basename(path)
+            opened = lambda: open(path, "rb")  # noqa: E731, SIM115 - it is for a with
             try:
-                problem = yield from self._problem_of(path, size)
+                problem = yield from self._problem_of(name, size, opened)
             except OSError as error:
                 self._complain(path, f"it cannot be read: {_reason(error)}")
                 return
             if problem is not None:
-                check, text = problem
-                self.refused_by.add(check)
-                self._complain(path, text)
+                self._refuse(path, *problem)
                 return
         self.bytes += size or 0
         self._found.append(Local(path, self._wanted.filename, path=path, size=size))
 
-    def _problem_of(self, path: str, size: int) -> Generator[None, None, tuple[Check, str] | None]:
+    def _problem_of(
+        self, name: str, size: int | None, opened: Callable[[], AbstractContextManager[BinaryIO]]
+    ) -> Generator[None, None, tuple[Check, str] | None]:
         wanted = self._wanted
-        name = wanted.filename or os.path.basename(path)
         problem = problem_of(name, size, wanted.purpose, wanted.checks)
-        if problem is not None:
+        if problem is not None or not size:
             return problem
-        with open(path, "rb") as file:  # which also shows that it can be read
+        with opened() as file:  # which also shows that it can be read
             if "json" in wanted.checks and has_lines(wanted.purpose):
                 lines = LineCheck()
                 yield from _check_lines(file, lines)
                 if lines.problem is not None:
                     return "json", lines.problem
         return None
+
+    def _refuse(self, path: str, check: Check, problem: str) -> None:
+        self.refused_by.add(check)
+        self._complain(path, problem)
 
     def _complain(self, path: str, problem: str) -> None:
         self.count_of_problems += 1

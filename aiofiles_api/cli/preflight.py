@@ -24,13 +24,13 @@ _OF_LINES = frozenset({"batch", "fine-tune"})
 
 
 def problem_of(
-    filename: str, size: int, purpose: str, checks: Iterable[Check]
+    filename: str, size: int | None, purpose: str, checks: Iterable[Check]
 ) -> tuple[Check, str] | None:
     """Return what is wrong with a file as far as its name and size tell, and which check says so.
 
     Args:
         filename: What it will be called.
-        size: Its bytes.
+        size: Its bytes, if known.
         purpose: What it is for.
         checks: What to look at.
     """
@@ -38,7 +38,7 @@ def problem_of(
     largest = _LARGEST_BATCH if purpose == "batch" else _LARGEST
     if "empty" in wanted and size == 0:
         return "empty", "it is empty"
-    if "size" in wanted and size > largest:
+    if "size" in wanted and size is not None and size > largest:
         limit = f"{largest // (1024 * 1024)} MB"
         return "size", f"it has {size:,} bytes, and purpose {purpose} allows {limit}; split it"
     if "suffix" in wanted and purpose in _OF_LINES and not filename.lower().endswith(".jsonl"):

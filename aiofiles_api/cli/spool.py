@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
+from aiofiles_api import FilesError
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["Spool", "batches"]
@@ -34,12 +36,18 @@ class Spool(Generic[T]):
         self._file = SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed at the exit
 
     def append(self, value: T) -> None:
-        """Put a value at the end."""
-        pickle.dump(value, self._file)
+        """Put a value at the end.
+
+        Raises:
+            FilesError: There is no space for it.
+        """
+        with _named():
+            pickle.dump(value, self._file)
         self.count += 1
 
     def __iter__(self) -> Iterator[T]:
-        self._file.seek(0)
+        with _named():
+            self._file.seek(0)  # which writes what is left
         for _ in range(self.count):
             # A file without a name: nobody else has written it.
             yield cast("T", pickle.load(self._file))  # noqa: S301 - see above
@@ -53,7 +61,19 @@ class Spool(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written is not wanted any more
+            self._file.close()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FilesError(
+            f"the temporary directory {gettempdir()} cannot hold the list of files:"
+            f" {error.strerror}; set TMPDIR to a directory with more space"
+        ) from error
 
 
 async def batches(values: Iterable[T]) -> AsyncGenerator[list[T], None]:

@@ -7,6 +7,7 @@ control characters, among them escape sequences and line breaks, are made visibl
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -151,7 +152,20 @@ def json_line(value: attrs.AttrsInstance, **more: object) -> str:
     extra = fields.pop("extra", None)
     if isinstance(extra, Mapping):
         fields = {**extra, **fields}
-    return json.dumps({**fields, **more}, default=str)
+    fields |= more
+    try:
+        return json.dumps(fields, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(fields), default=str)
+
+
+def _finite(value: object) -> object:
+    """Return a value with null for the numbers that JSON cannot say, such as 1e999."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def files_of(count: int) -> str:

@@ -78,7 +78,7 @@ async def upload(
 
     Args:
         paths: Files, and directories with --recursive; - reads a list of them from standard input.
-            With --filename, - is the content itself.
+            With --filename, - is the content itself; of a pipe only name and emptiness are checked.
         purpose: What they are for: assistants, batch, evals, fine-tune, user_data, vision, or what
             else the server knows.
         filename: The name that the server shall give to a single file.
@@ -113,8 +113,12 @@ async def upload(
         checks = CHECKS - no_check
         wanted = Wanted(purpose, filename, recursive, include, exclude, checks, journal)
         gathering = Gathering(wanted, found)
-        if not is_content:
-            await _gather(screen, gathering, _paths(paths, b"\0" if null else b"\n"))
+        content = standard_input.Content()
+        if is_content:
+            await _gather(screen, gathering.look_at_content(content))
+        else:
+            listed = _paths(paths, b"\0" if null else b"\n")
+            await _gather(screen, gathering.steps(listed))
             if filename is not None and found.count > 1:
                 msg = f"--filename is for a single file, and these are {found.count:,}"
                 raise CycloptsError(msg=msg)
@@ -126,14 +130,14 @@ async def upload(
             return await _show(screen, found, gathering.bytes)
         items: Iterable[Local] = found
         if is_content:
-            items = [Local(standard_input.source(), filename, path="-", size=None)]
+            items = [Local(content.source(), filename, path="-", size=content.size)]
         count = 1 if is_content else found.count
         telling = Telling(screen, _UPLOAD, count=count, journal=journal)
         async with connection.client(concurrency=concurrency, rpm=rpm) as files:
             existing = None
             if skip_existing:
                 existing = await _existing(files, screen, purpose, concurrency)
-            with screen.watching("uploaded", count=count, total=gathering.bytes or None) as watch:
+            with screen.watching("uploaded", count=count, total=gathering.bytes) as watch:
                 manager = TransferManager(files, concurrency=concurrency, journal=journal)
                 left_out = partial(telling.tell_existing, watch=watch)
                 outcomes = manager.upload_all(
@@ -170,8 +174,7 @@ def _paths(paths: Iterable[str], separator: bytes) -> Iterator[str | None]:
             yield path
 
 
-async def _gather(screen: Screen, gathering: Gathering, paths: Iterator[str | None]) -> None:
-    steps = gathering.steps(paths)
+async def _gather(screen: Screen, steps: Iterator[None]) -> None:
     with (
         screen.told_if_interrupted(lambda: "nothing was sent"),
         screen.waiting("looking at the files"),
@@ -228,7 +231,7 @@ _UPLOAD: Operation[Local, FileObject] = Operation(
     "uploaded",
     "path",
     name=lambda item: item.path,
-    title=lambda item: item.path,
+    title=lambda item: item.filename or item.path,
     size=lambda item: item.size,
     result=_result,
     advice=JOURNAL_ADVICE,
