@@ -609,6 +609,7 @@ def test_delete_does_not_fail_where_there_is_nothing_to_delete(
         "upload a --purpose batch --concurrency 0",
         "upload a b --purpose batch --filename c",
         "upload - - --purpose batch",
+        "upload a --journla x --purpose batch",
         "upload a --purpose batch --expires-after soon",
         "upload a --purpose batch --expires-after 59m",
         "upload a --purpose batch --expires-after 31d",

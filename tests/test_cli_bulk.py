@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -463,6 +464,7 @@ def test_fail_fast_stops_at_the_first_failure(
     ran = command("upload", *paths, "-p", "no-such-purpose", *options)
     assert ran.status == 1
     assert len(ran.out.splitlines()) == 1
+    assert "1 of 25 files failed, 24 were not tried; " in ran.err
 
 
 def test_many_files_get_one_bar_and_no_line_each(
@@ -595,16 +597,28 @@ def test_with_a_journal_only_what_is_missing_is_done_again(
         assert [json.loads(line)["attempts"] for line in ran.out.splitlines()] == [attempts] * 2
 
 
+def test_one_file_of_a_known_digest_can_go_to_a_directory_with_a_journal(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"1", "a")
+    digest = hashlib.sha256(b"1").hexdigest()
+    options = ("--sha256", digest, "--journal", f"{tmp_path}/journal", "--json")
+    for attempts in (1, 0):
+        ran = command("download", file.id, "-o", f"{tmp_path}/out/", *options)
+        assert json.loads(ran.out)["attempts"] == attempts
+    assert (tmp_path / "out" / "a").read_bytes() == b"1"
+
+
 def test_a_journal_can_be_read_by_people_and_scripts(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
-    journal = str(tmp_path / "journal")
+    journal = str(tmp_path / "the journal")
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad\x1b")
     options = ("--journal", journal)
     assert command("upload", good, "-p=vision", *options).status == 0
     ran = command("upload", good, bad, "-p=no-such-purpose", *options)
     assert "run it again to try them again" in ran.err
-    assert f"aiofiles-api journal {journal} --state failed names them all" in ran.err
+    assert f"aiofiles-api journal '{journal}' --state failed names them all" in ran.err
     states = sorted((line[0], line[1], line[2]) for line in command("journal", journal).lines)
     assert ("done", "upload", good) in states
     assert ("failed", "upload", printable(bad)) in states

@@ -92,7 +92,7 @@ async def download(
     selection.check(ids, is_all=all_)
     is_directory = output.endswith(os.sep) or await anyio.Path(output).is_dir()
     if not is_directory or sha256 is not None:
-        _check_single(ids, output, sha256, journal, as_json=as_json)
+        _check_single(ids, output, sha256, None if is_directory else journal, as_json=as_json)
     screen = Screen(as_json=as_json, has_content=output == "-")
     with Spool[FileObject]() as spool:
         found = Found(spool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Generic, TypeVar
@@ -113,8 +114,10 @@ class Telling(Generic[Item, Done]):
         if more:
             self._screen.complain(f"and {more:,} more")
         if self._failed and self._count > 1:
+            untried = self._count - self._succeeded - self._failed
+            rest = f", {untried:,} were not tried" if untried else ""
             self._screen.complain(
-                f"{self._failed:,} of {self._count:,} files failed; {self._advice}"
+                f"{self._failed:,} of {self._count:,} files failed{rest}; {self._advice}"
             )
 
     async def _tell_one(self, outcome: Outcome[Item, Done], watch: Watch) -> None:
@@ -143,5 +146,5 @@ class Telling(Generic[Item, Done]):
             return self._operation.advice
         return (
             "run it again to try them again;"
-            f" {NAME} journal {self._journal} --state failed names them all"
+            f" {NAME} journal {shlex.quote(self._journal)} --state failed names them all"
         )

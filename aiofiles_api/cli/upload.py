@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Annotated
 
+import anyio
 from cyclopts import CycloptsError, Parameter, Token
 
 from aiofiles_api import FileObject, FilesClient, Outcome, TransferManager
@@ -103,7 +104,7 @@ async def upload(
         as_json: Print a line of JSON for each file.
         connection: Where to.
     """
-    _check_arguments(paths, filename)
+    await _check_arguments(paths, filename)
     is_content = paths == ["-"] and filename is not None
     if is_content and (skip_existing or dry_run or journal is not None):
         msg = "--skip-existing, --dry-run and --journal are for files, not for content from -"
@@ -152,7 +153,7 @@ async def upload(
     return telling.status
 
 
-def _check_arguments(paths: list[str], filename: str | None) -> None:
+async def _check_arguments(paths: list[str], filename: str | None) -> None:
     """Refuse what does not fit together.
 
     Raises:
@@ -164,6 +165,9 @@ def _check_arguments(paths: list[str], filename: str | None) -> None:
         raise CycloptsError(msg="--filename is for a single file; give one path with it")
     if paths.count("-") > 1:
         raise CycloptsError(msg="standard input, -, can be read only once")
+    for path in paths:
+        if path.startswith("--") and not await anyio.Path(path).exists():
+            raise CycloptsError(msg=f"there is no option {path}; for a file, write ./{path}")
 
 
 def _paths(paths: Iterable[str], separator: bytes) -> Iterator[str | None]:
