@@ -306,6 +306,11 @@ def test_a_narrow_terminal_gets_fewer_columns(
     assert [name for name in names if name in header] == names[: headers - 1]
 
 
+def test_short_purposes_do_not_cut_their_title(server: Server, command: CommandLine) -> None:
+    server.put(b"1", "a", "evals")
+    assert "Purpose" in command.on_terminal("list").out
+
+
 @pytest.mark.parametrize("columns", [66, 80, 100, 200])
 def test_rows_fill_the_terminal_and_never_cut_an_id(
     server: Server, command: CommandLine, columns: int
@@ -347,6 +352,12 @@ def test_info_prints_a_line_for_each_file_in_the_given_order(
 def test_info_prints_json(server: Server, command: CommandLine) -> None:
     file = server.put(b"1", "a")
     assert json.loads(command("info", file.id, "--json").out)["id"] == file.id
+
+
+def test_info_prints_json_for_what_is_not_found_too(server: Server, command: CommandLine) -> None:
+    ran = command("info", "file-none", "--json")
+    assert ran.status == 1
+    assert json.loads(ran.out)["error"] == "NotFoundError"
 
 
 def test_info_shows_all_fields_on_a_terminal(server: Server, command: CommandLine) -> None:
@@ -534,6 +545,7 @@ def test_a_dry_run_deletes_nothing(server: Server, command: CommandLine, yes: li
     assert command("delete", file.id, "file-none", "--dry-run", "--missing-ok").status == 0
     shown = command.on_terminal("delete", file.id, "--dry-run", *yes).out
     assert "1 file, 1 B, would be deleted" in shown
+    assert "✓" not in shown
     assert server.files() == [file]
 
 
@@ -620,6 +632,7 @@ def test_delete_does_not_fail_where_there_is_nothing_to_delete(
         "download a b --output no-such-directory",
         "download a --output - --json",
         "serve --port 65536",
+        "serve --data-dir=",
         "demo --size-mb 0",
     ],
 )
@@ -634,6 +647,16 @@ def test_without_a_key_it_says_where_to_put_one(command: CommandLine) -> None:
     ran = command("list")
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith("aiofiles-api: no API key: set OPENAI_API_KEY")
+
+
+def test_what_the_library_would_have_done_in_python_is_said_in_words(
+    command: CommandLine, server: Server
+) -> None:
+    err = command("info", "a b").err
+    assert "pass an id that upload or list printed" in err
+    err = command("list", "--api-key", "sk-1\n").err
+    assert "comes from a file: take it away" in err
+    assert "strip" not in err
 
 
 def test_options_come_before_the_environment_and_the_key_is_never_shown(

@@ -17,7 +17,7 @@ from aiofiles_api.cli.options import AsJson, Concurrency, Ids, Purpose
 from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.selection import Found, find
 from aiofiles_api.cli.spool import Spool, batches
-from aiofiles_api.cli.text import complaint, files_of, size
+from aiofiles_api.cli.text import complaint, failure_line, files_of, size
 
 __all__ = ["info", "list_"]
 
@@ -94,5 +94,6 @@ async def info(
         async for batch in batches(spool):
             await screen.details(batch)
     for name, error in found.failures:
+        await screen.failure(failure_line("id", name, error, 1))
         screen.complain(complaint(name, error))
     return 1 if found.failures else 0

@@ -112,7 +112,8 @@ async def delete(
 async def _show(screen: Screen, found: Found) -> None:
     async for batch in batches(found.files):
         for file in batch:
-            await screen.result(Result((file.id, file.filename), json_line(file), size(file.bytes)))
+            fields = (file.id, file.filename)
+            await screen.result(Result(fields, json_line(file), size(file.bytes), is_done=False))
     screen.remark(f"{files_of(found.count)}, {size(found.bytes)}, would be deleted")
 
 

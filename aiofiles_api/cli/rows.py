@@ -56,7 +56,8 @@ class FileRows:
         """
         identifier = _Column("ID", _longest(_identifier, files), _identifier, "cyan")
         bytes_ = _Column("    Size", 8, _size)
-        purpose = _Column("Purpose", min(_longest(_purpose, files), _LONGEST_PURPOSE), _purpose)
+        longest = max(_longest(_purpose, files), len("Purpose"))
+        purpose = _Column("Purpose", min(longest, _LONGEST_PURPOSE), _purpose)
         created = _Column("Created, UTC", 16, _created, "dim")
         for others in ((bytes_, purpose, created), (bytes_, purpose), (bytes_,)):
             left = width - identifier.width - sum(len(_GAP) + it.width for it in others) - len(_GAP)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import CycloptsError, Parameter, validators
 
 from aiofiles_api import FilesError
 from aiofiles_api.cli.screen import NAME
@@ -43,6 +43,8 @@ async def serve(
         requests_per_minute: How many of each operation to allow; others are answered with 429.
         faults: A TOML file that says what shall go wrong, and when.
     """
+    if data_dir == "":
+        raise CycloptsError(msg="--data-dir is empty; give a directory, or leave it out")
     import sqlite3  # noqa: PLC0415 - see the next line
 
     from aiofiles_api.emulator import (  # noqa: PLC0415 - a slow import

@@ -55,9 +55,10 @@ class Terminal:
         self.console.print(line, soft_wrap=True)
 
     def print_result(self, result: Result) -> None:
-        """Print a line with a tick."""
+        """Print a line, with a tick if it is done."""
         first, *others = (printable(field) for field in result.fields)
-        line = Text.assemble((self._tick, "green"), " ", (first, "cyan"))
+        tick = f"{self._tick} " if result.is_done else ""
+        line = Text.assemble((tick, "green"), (first, "cyan"))
         for other in others:
             line.append(f"  {other}")
         if result.detail:

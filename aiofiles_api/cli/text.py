@@ -40,6 +40,8 @@ _IN_OPTIONS = (
     ("pass overwrite=True", "leave out --no-overwrite"),
     ("pass api_key= (or an Authorization header)", "pass --api-key"),
     ("api_key=", "--api-key"),
+    ("comes from reading a file: use .strip()", "comes from a file: take it away"),
+    ("pass the id that upload() or list() gave", "pass an id that upload or list printed"),
     ("it is for base_url", "it is for this --base-url"),
     ("heck base_url", "heck --base-url"),
     ("without after=, and pass max_items=", "without --after, and pass --max-items"),
@@ -55,11 +57,13 @@ class Result:
         fields: The fields of its line for scripts, the id first.
         json: The same as a line of JSON, where that can be asked for.
         detail: What a terminal shows besides.
+        is_done: Whether it is done, and not only what would be done.
     """
 
     fields: tuple[str, ...]
     json: str = ""
     detail: str = ""
+    is_done: bool = True
 
 
 @attrs.frozen

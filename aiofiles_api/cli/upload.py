@@ -217,7 +217,8 @@ async def _existing(files: FilesClient, screen: Screen, purpose: str, concurrenc
 async def _show(screen: Screen, found: Spool[Local], total: int) -> int:
     async for batch in batches(found):
         for file in batch:
-            await screen.result(Result((file.path, str(file.size)), _local_json(file)))
+            fields = (file.path, str(file.size))
+            await screen.result(Result(fields, _local_json(file), is_done=False))
     screen.remark(f"{files_of(found.count)}, {size(total)}, would be uploaded")
     return 0
 
