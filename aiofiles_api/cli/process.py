@@ -34,6 +34,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2.0
 """Seconds for which a command may clean up undisturbed."""
 
+_NO_WIDTHS = frozenset(map(str, range(10)))
+"""Columns in which nothing can be shown: some programs set 0, for which rich prints nothing at all,
+and with the help in very few of them it never ends."""
+
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
@@ -119,8 +123,8 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if os.environ.get("COLUMNS") == "0":
-        del os.environ["COLUMNS"]  # some programs set it so, and rich would print nothing at all
+    if os.environ.get("COLUMNS", "") in _NO_WIDTHS:
+        del os.environ["COLUMNS"]
 
 
 def _whole(stream: TextIO) -> TextIO:
