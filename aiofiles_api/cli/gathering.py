@@ -32,7 +32,7 @@ _LONGEST_PATH = 64 * 1024
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 """What stands in a path for each byte that is no UTF-8."""
 
-_BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm")
+_BESIDE_A_JOURNAL = ("", "-lock", "-wal", "-shm", "-journal")
 """What is behind its name in those of a journal's files: ours and SQLite's."""
 
 

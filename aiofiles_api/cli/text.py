@@ -42,6 +42,7 @@ _IN_OPTIONS = (
     ("api_key=", "--api-key"),
     ("comes from reading a file: use .strip()", "comes from a file: take it away"),
     ("pass the id that upload() or list() gave", "pass an id that upload or list printed"),
+    ("send them again with on_uncertain='resend', which", "begin another journal, which"),
     ("it is for base_url", "it is for this --base-url"),
     ("heck base_url", "heck --base-url"),
     ("without after=, and pass max_items=", "without --after, and pass --max-items"),
