@@ -30,6 +30,7 @@ from aiofiles_api.cli.gathering import Gathering, Local, Wanted, read_list
 from aiofiles_api.cli.preflight import CHECKS, Check, LineCheck, problem_of
 from aiofiles_api.cli.selection import Selection
 from aiofiles_api.cli.spool import Spool, batches
+from aiofiles_api.cli.standard_input import Content
 from aiofiles_api.cli.text import printable
 
 MIB = 1024 * 1024
@@ -304,6 +305,22 @@ def test_a_file_that_goes_away_while_it_is_looked_at_is_a_problem(
     found, gathering = gathered(path, checks=checks)
     assert found == []
     assert gathering.problems == [f"{path}: it cannot be read: No such file or directory"]
+
+
+def test_content_is_waited_for_until_it_is_known_whether_there_is_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for coming, size in ((b"x", None), (b"", 0)):
+        reading, writing = os.pipe()
+        monkeypatch.setattr("aiofiles_api.cli.standard_input._STDIN", reading)
+        content = Content()
+        steps = content.steps()
+        next(steps)  # nothing has come yet
+        os.write(writing, coming)
+        os.close(writing)
+        list(steps)
+        assert content.size == size
+        os.close(reading)
 
 
 def test_only_checks_that_refuse_a_file_are_said_to_be_left_out(

@@ -140,6 +140,8 @@ async def test_a_cancelled_download_keeps_what_it_has(tmp_path: Path) -> None:
 
     async with nothing_leaks(), raw_server(stall) as raw, client_of(raw) as files:
         task = asyncio.create_task(files.download(FILE, tmp_path / "copy", resume=True))
+        while not raw.requests:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
