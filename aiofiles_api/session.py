@@ -41,6 +41,7 @@ from aiofiles_api.chunked import ChunkedWriter
 from aiofiles_api.config import (
     Config,
     Secret,
+    Timeouts,
     checked_key,
     proxy_of_environment,
     secrets_of_proxy,
@@ -140,6 +141,8 @@ _LOOK = 0.5
 _LEAST_RATE = 8 * 1024
 """Bytes a second of a reply that is no drip: `Timeouts.reply` does not end it."""
 
+_SILENT = "the server was silent for too long (Timeouts.reply before its reply, .read within)"
+
 _MALFORMED = "what came is no HTTP"
 
 _LARGEST_JSON = 32 * 1024 * 1024
@@ -210,7 +213,7 @@ class SessionManager:
         self.threads = Threads()
         self.caller_threads = Threads()
         self._own_headers: Mapping[str, str] = config.headers
-        self.secrets: tuple[str, ...] = config.secrets
+        self._lasting_secrets = self.secrets = config.secrets
         self._keys: deque[str] = deque(maxlen=_KEYS_REMEMBERED)
         self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
         self.receiving = Buffers(_RECEIVING, least=128 * 1024, most=2 * 1024 * 1024)
@@ -223,7 +226,9 @@ class SessionManager:
         self._timeout = aiohttp.ClientTimeout(
             total=config.timeouts.total,
             connect=config.timeouts.connect,
-            sock_read=config.timeouts.reply,
+            # Silence is bounded here: aiohttp's own bound ends with the first 1xx and with what it
+            # cannot parse, moves on with each byte of the headers, and goes on behind a body.
+            sock_read=None,
         )
         self._proxies: dict[str, str | None] = {}
         if connector is not None and tls is not True:
@@ -287,7 +292,12 @@ class SessionManager:
     async def _wait_for_slot(self, endpoint: str) -> asyncio.Semaphore:
         """Return the slot that was taken, when it is also the endpoint's turn."""
         beside = _slots_beside.get()
-        if beside is None and sum(one.is_under_way(self._active) for one in _operating.get()) > 1:
+        operating = _operating.get()
+        if (
+            beside is None
+            and len(operating) > 1
+            and sum(one.is_under_way(self._active) for one in operating) > 1
+        ):
             # Within another operation, as for its source: whose slot, or those of others like it,
             # may be the last one.
             beside = asyncio.Semaphore(1)
@@ -372,7 +382,7 @@ class SessionManager:
             # The earlier ones as well: requests that bear them may still be on their way.
             self._keys.appendleft(key)
             known = [spelling for key in self._keys for spelling in spellings(key)]
-            self.secrets = (*known, *self.config.secrets)
+            self.secrets = (*known, *self._lasting_secrets)
 
     async def _send(
         self,
@@ -392,41 +402,32 @@ class SessionManager:
             payload = _Payload(
                 body,
                 kind,
-                timeouts.write,
+                timeouts,
                 self.threads,
                 self._turn,
                 check_usable=self._check_usable,
                 is_watched=self._is_watched,
             )
-        bound = asyncio.timeout(None)
-        if payload is not None and (limit := timeouts.reply) is not None:
-            now = asyncio.get_running_loop().time
-            payload.when_sent = lambda: bound.reschedule(now() + limit)
         try:
-            async with bound:
-                response = await self._client().request(
-                    request.method,
-                    URL(url, encoded=True),
-                    data=payload,
-                    headers=headers,
-                    allow_redirects=False,
-                    auto_decompress=not request.is_content,
-                    read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
-                    proxy=proxy,
-                    timeout=self._timeout,
-                )
+            response = await self._client().request(
+                request.method,
+                URL(url, encoded=True),
+                data=payload,
+                headers=headers,
+                allow_redirects=False,
+                auto_decompress=not request.is_content,
+                read_bufsize=self._read_buffer() if request.is_content else _READ_BUFFER,
+                proxy=proxy,
+                timeout=self._timeout,
+            )
         except BaseException as error:
             if payload is not None:
                 await payload.aclose()
             if isinstance(error, Exception):  # aiohttp raises more than its own
-                cause = aiohttp.SocketTimeoutError() if bound.expired() else error
-                _raise_ours(cause, request.what, payload, is_secret=is_secret)
+                _raise_ours(error, request.what, payload, is_secret=is_secret)
             raise
-        finally:
-            if payload is not None:
-                payload.when_sent = None
-        # From here on, silence is silence inside the body.
-        _stop_watching(response)
+        if payload is not None:
+            payload.is_answered()
         return Exchange(self, request, response, payload, is_secret=is_secret)
 
     def _read_buffer(self) -> int:
@@ -462,7 +463,9 @@ class SessionManager:
                 self._proxies[where] = None
             else:
                 self._proxies[where] = proxy_of_environment(proxy, f"{scheme.upper()}_PROXY")
-                self.secrets += secrets_of_proxy(self._proxies[where])
+                found = secrets_of_proxy(self._proxies[where])
+                self._lasting_secrets += found
+                self.secrets += found
         return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------
@@ -668,18 +671,17 @@ class Exchange:
             APIConnectionError: The body was cut.
             APITimeoutError: It fell silent.
         """
+        body = self._response.content
         try:
-            return await self._next_chunk()
+            # What is there needs no timer, and neither does the end.
+            chunk = body.read_nowait()
+            return chunk if chunk or body.is_eof() else await self._wait_for_chunk(math.inf)
         except Exception as error:  # noqa: BLE001 - aiohttp raises more than its own
             _raise_ours(error, self._request.what, self._payload, is_secret=self._is_secret)
 
-    async def _next_chunk(self, until: float = math.inf) -> bytes:
-        """Do so, until some time by the loop's clock; raise what aiohttp does."""
+    async def _wait_for_chunk(self, until: float) -> bytes:
+        """Do so until some time by the loop's clock; raise what aiohttp does."""
         body = self._response.content
-        # What is there needs no timer, and neither does the end.
-        chunk = body.read_nowait()
-        if chunk or body.is_eof():
-            return chunk
         now = asyncio.get_running_loop().time
         limit = self._session.config.timeouts.read
         silent_at = math.inf if limit is None else now() + limit
@@ -775,7 +777,8 @@ class Exchange:
             await self._until_sent()
         until = math.inf if limit is None else asyncio.get_running_loop().time() + limit
         try:
-            while left >= 0 and (chunk := await self._next_chunk(until)):
+            body = self._response.content
+            while left >= 0 and (chunk := body.read_nowait() or await self._wait_for_chunk(until)):
                 pieces.append(chunk)
                 left -= len(chunk)
                 until += len(chunk) / _LEAST_RATE
@@ -818,28 +821,17 @@ def _bypasses_proxy(host: str, port: int | None) -> bool:
     return bool(proxy_bypass(host) or proxy_bypass(f"{place}:{port}"))
 
 
-def _stop_watching(response: aiohttp.ClientResponse) -> None:
-    """Have aiohttp not break the connection off, however silent it is: that is for us to do.
-
-    Its own watch ends with what it cannot parse, though the body's reader hears nothing of that,
-    and goes on behind a body, where it strikes whoever uses the connection next.
-    """
-    connection = response.connection
-    if connection is not None and connection.protocol is not None:
-        connection.protocol.read_timeout = None
-        connection.protocol.start_timeout()
-
-
 def _response_class(limit: float | None) -> type[aiohttp.ClientResponse]:
     """Return a class of replies whose headers have come after so many seconds, or never.
 
-    aiohttp's own bound on silence ends with the first 1xx, and moves on with each byte. Where a
-    body is sent, the time begins behind it, and it is for whoever sends it to bound.
+    Where a body is sent, the time begins behind it, and it is for whoever sends it to bound.
     """
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-            bound = asyncio.timeout(None if self.method == "POST" else limit)
+            if self.method == "POST" or limit is None:
+                return await super().start(connection)
+            bound = asyncio.timeout(limit)
             try:
                 async with bound:
                     return await super().start(connection)
@@ -996,14 +988,13 @@ class _Payload(aiohttp.Payload):
     Attributes:
         failure: What the body raised.
         sent: Set when there is no more to send.
-        when_sent: Called then.
     """
 
     def __init__(
         self,
         body: Body,
         content_type: str,
-        limit: float | None,
+        timeouts: Timeouts,
         threads: Threads,
         turn: _Turn,
         *,
@@ -1016,14 +1007,16 @@ class _Payload(aiohttp.Payload):
         self._turn = turn
         self._size = body.length
         self._body = body
-        self._limit = limit
+        self._limit = timeouts.write
+        self._reply_limit = timeouts.reply
+        self._giving_up: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[object] | None = None
         self._watch: StallWatch | None = None
         self._threads = threads
         self._sender: FileSender | None = None
         self.failure: Exception | None = None
         self.sent = asyncio.Event()
-        self.when_sent: Callable[[], None] | None = None
+        self._is_unanswered = False
 
     @property
     def is_sending(self) -> bool:
@@ -1031,9 +1024,11 @@ class _Payload(aiohttp.Payload):
         return self._writer is not None and not self.sent.is_set()
 
     @property
-    def stalled(self) -> bool:
-        """Whether bytes waited in the transport for longer than allowed."""
-        return any(one is not None and one.stalled for one in (self._watch, self._sender))
+    def overdue(self) -> str | None:
+        """What the server has not done in its time, if the connection was broken off for that."""
+        if any(one is not None and one.stalled for one in (self._watch, self._sender)):
+            return "the server took no bytes for too long (Timeouts.write)"
+        return _SILENT if self._is_unanswered else None
 
     # Abstract in aiohttp, which for a body like ours calls write_with_length() instead.
     async def write(self, writer: AbstractStreamWriter) -> None:  # pragma: no cover - see above
@@ -1049,8 +1044,20 @@ class _Payload(aiohttp.Payload):
             await self._write(writer)
         finally:
             self.sent.set()
-            if self.when_sent is not None:
-                self.when_sent()
+            if self._reply_limit is not None:
+                loop = asyncio.get_running_loop()
+                self._giving_up = loop.call_later(self._reply_limit, self._give_up, writer)
+
+    def _give_up(self, writer: AbstractStreamWriter) -> None:
+        self._is_unanswered = True
+        if writer.transport is not None:  # pragma: no branch - it may be lost just now
+            writer.transport.abort()
+
+    def is_answered(self) -> None:
+        """Take note that a reply's headers have come, or will not be waited for any more."""
+        self._reply_limit = None
+        if self._giving_up is not None:
+            self._giving_up.cancel()
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
         # Without a length the body goes in HTTP's chunks, each with a frame of its own.
@@ -1122,6 +1129,7 @@ class _Payload(aiohttp.Payload):
 
     async def aclose(self) -> None:
         """End aiohttp's task that writes the body, and release the body."""
+        self.is_answered()
         try:
             if self._writer is not None and not self._writer.done():
                 self._writer.cancel()
@@ -1207,7 +1215,7 @@ _TRANSLATIONS = (
     (
         aiohttp.SocketTimeoutError,
         APITimeoutError,
-        "the server was silent for too long (Timeouts.reply before its reply, .read within)",
+        _SILENT,
     ),
     (TimeoutError, APITimeoutError, "not done within Timeouts.total; allow more time"),
     (
@@ -1244,8 +1252,9 @@ def _raise_ours(
 
 
 def _translate(error: Exception, what: str, payload: _Payload | None) -> APIError:
-    if payload is not None and payload.stalled:
-        return APITimeoutError(f"{what}: the server took no bytes for too long (Timeouts.write)")
+    overdue = None if payload is None else payload.overdue
+    if overdue is not None:
+        return APITimeoutError(f"{what}: {overdue}")
     for of, into, text in _TRANSLATIONS:
         if isinstance(error, of):
             return into(f"{what}: {text}")
