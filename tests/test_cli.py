@@ -751,12 +751,14 @@ def test_a_dumb_terminal_gets_plain_lines(server: Server, command: CommandLine) 
 
 
 def test_a_terminal_of_no_width_is_printed_to_all_the_same(
-    server: Server, command: CommandLine
+    server: Server, command: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = server.put(b"1", "a")
     assert file.id in command.on_terminal("list", columns=0).out
     assert "404" in command.on_terminal("info", "file-none", columns=0).err
     for columns in (0, 2):
+        # A process of its own would begin with none, and other tests are to.
+        monkeypatch.setattr(app["list"], "_fallback_console", None)
         assert "Usage: aiofiles-api" in command.on_terminal("list", "--help", columns=columns).out
 
 
