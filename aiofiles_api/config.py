@@ -111,13 +111,12 @@ class Config:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not show in an error, besides the key: in each way in which it is written."""
+        """What must not show in an error, besides the key."""
         named = [value for name, value in self.params if re.search(_SENSITIVE, name)]
         plain = [str.__str__(value) for value in self.headers.values()]
         # Behind the scheme of an Authorization stands the key.
         bare = [value.partition(" ")[2] for value in plain]
-        found = (*plain, *bare, *named, *secrets_of_proxy(self.proxy))
-        return tuple(dict.fromkeys(one for secret in found for one in spellings(secret)))
+        return (*plain, *bare, *named, *secrets_of_proxy(self.proxy))
 
     @classmethod
     def read(  # one parameter for each setting of the client
@@ -248,24 +247,6 @@ def secrets_of_proxy(proxy: str | None) -> tuple[str, ...]:
     password = "" if proxy is None else urlsplit(proxy).password or ""
     return password, unquote(password)
 
-
-def spellings(secret: str) -> tuple[str, ...]:
-    """Return how a server may write a secret in a text: plain, in JSON, a URL or HTML."""
-    return tuple(
-        dict.fromkeys(
-            (
-                secret,
-                secret.replace("/", r"\/"),
-                re.sub("[^A-Za-z0-9]", lambda found: f"\\u{ord(found[0]):04x}", secret),
-                re.sub("[^A-Za-z0-9._-]", lambda found: f"\\u{ord(found[0]):04x}", secret),
-                quote(secret, safe=""),
-                secret.translate(_IN_HTML),
-            )
-        )
-    )
-
-
-_IN_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 _SENSITIVE = "(?i)key|token|code|sig|secret|password|auth"
 """What is in the names of parameters whose values are secrets."""

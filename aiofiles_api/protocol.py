@@ -55,6 +55,7 @@ __all__ = [
     "retrieve_request",
     "scrub",
     "server_time",
+    "spellings",
     "status_error",
     "upload_fields",
     "upload_request",
@@ -150,6 +151,25 @@ def scrub(text: str, secrets: tuple[str, ...]) -> str:
         if len(secret) >= 6:  # noqa: PLR2004
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
     return re.sub(_UNPRINTABLE, "\ufffd", text)
+
+
+def spellings(secret: str) -> tuple[str, ...]:
+    """Return how a server may write a secret in a text: plain, in JSON, a URL or HTML."""
+    return tuple(
+        dict.fromkeys(
+            (
+                secret,
+                secret.replace("/", r"\/"),
+                re.sub("[^A-Za-z0-9]", lambda found: f"\\u{ord(found[0]):04x}", secret),
+                re.sub("[^A-Za-z0-9._-]", lambda found: f"\\u{ord(found[0]):04x}", secret),
+                quote(secret, safe=""),
+                secret.translate(_IN_HTML),
+            )
+        )
+    )
+
+
+_IN_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 
 @attrs.frozen

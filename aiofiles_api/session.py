@@ -45,7 +45,6 @@ from aiofiles_api.config import (
     checked_key,
     proxy_of_environment,
     secrets_of_proxy,
-    spellings,
 )
 from aiofiles_api.errors import (
     APIConnectionError,
@@ -61,7 +60,7 @@ from aiofiles_api.errors import (
 )
 from aiofiles_api.intake import Intake
 from aiofiles_api.pacing import Pacing
-from aiofiles_api.protocol import Reply, Request, origin, redirect_url
+from aiofiles_api.protocol import Reply, Request, origin, redirect_url, spellings
 from aiofiles_api.retry import delay_before_retry, why_no_retry
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.sources import Buffer
@@ -213,8 +212,9 @@ class SessionManager:
         self.threads = Threads()
         self.caller_threads = Threads()
         self._own_headers: Mapping[str, str] = config.headers
-        self._lasting_secrets = self.secrets = config.secrets
+        self._lasting_secrets = config.secrets
         self._keys: deque[str] = deque(maxlen=_KEYS_REMEMBERED)
+        self._spell_secrets()
         self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
         self.receiving = Buffers(_RECEIVING, least=128 * 1024, most=2 * 1024 * 1024)
         self._ask_for_key: Callable[[], Awaitable[str]] | None = None
@@ -381,8 +381,13 @@ class SessionManager:
         if key not in self._keys:
             # The earlier ones as well: requests that bear them may still be on their way.
             self._keys.appendleft(key)
-            known = [spelling for key in self._keys for spelling in spellings(key)]
-            self.secrets = (*known, *self._lasting_secrets)
+            self._spell_secrets()
+
+    def _spell_secrets(self) -> None:
+        known = (*self._keys, *self._lasting_secrets)
+        self.secrets = tuple(
+            dict.fromkeys(spelling for secret in known for spelling in spellings(secret))
+        )
 
     async def _send(
         self,
@@ -463,9 +468,8 @@ class SessionManager:
                 self._proxies[where] = None
             else:
                 self._proxies[where] = proxy_of_environment(proxy, f"{scheme.upper()}_PROXY")
-                found = secrets_of_proxy(self._proxies[where])
-                self._lasting_secrets += found
-                self.secrets += found
+                self._lasting_secrets += secrets_of_proxy(self._proxies[where])
+                self._spell_secrets()
         return self._proxies[where]
 
     # --- closing -------------------------------------------------------------------------------

@@ -190,15 +190,16 @@ def as_source(
     if isinstance(plain, io.TextIOBase):
         msg = "source: the file is open in text mode; open it in binary mode: open(path, 'rb')"
         raise InvalidArgumentError(msg)
+    callers = caller_threads or threads
     read = getattr(plain, "read", None)
     if inspect.iscoroutinefunction(read):
         return _AsyncFileSource(cast("_AsyncSeekableFile", plain), name, chunk_size)
     if callable(read):
-        return _FileSource(cast("_SeekableFile", plain), name, threads, caller_threads, chunk_size)
+        return _FileSource(cast("_SeekableFile", plain), name, threads, callers, chunk_size)
     if isinstance(upload, AsyncIterable):
         return _AsyncIterableSource(upload, name)
     if isinstance(upload, Iterable):
-        return _IterableSource(cast("Iterable[bytes]", upload), name, caller_threads or threads)
+        return _IterableSource(cast("Iterable[bytes]", upload), name, callers)
     msg = (
         f"source: cannot upload a {type(upload).__name__}; pass a path, bytes, a binary file"
         " object or an iterable of bytes"
@@ -577,7 +578,7 @@ class _FileSource:
         file: _SeekableFile,
         name: str | None,
         threads: Threads,
-        caller_threads: Threads | None,
+        caller_threads: Threads,
         chunk_size: ChunkSize,
     ) -> None:
         self.name = name
@@ -585,7 +586,7 @@ class _FileSource:
         self._file = file
         self._what = f"the file object {name!r}" if name else f"the {type(file).__name__}"
         self._threads = threads
-        self._caller_threads = caller_threads or threads
+        self._caller_threads = caller_threads
         self._start: int | None = None
         self._consumed = False
 
@@ -935,7 +936,7 @@ async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
         except OSError as error:
             msg = f"spool=True: no temporary copy: {error.strerror}; free space, or set TMPDIR"
             raise SourceError(msg) from error
-        yield _FileSource(file, source.name, threads, None, lambda: _CHUNK)
+        yield _FileSource(file, source.name, threads, threads, lambda: _CHUNK)
     finally:
         # The thread may have opened it although we were cancelled meanwhile.
         if opening.exception() is None:

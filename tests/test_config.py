@@ -21,8 +21,8 @@ from aiofiles_api.config import (
     Secret,
     checked_key,
     proxy_of_environment,
-    spellings,
 )
+from aiofiles_api.protocol import spellings
 
 KEY = "sk-proj-0123456789"
 

@@ -599,10 +599,7 @@ async def no_threads(no_blocking_call: BlockBuster) -> AsyncIterator[NoThreads]:
 async def test_where_no_thread_can_be_started_nothing_stays_open(
     no_threads: NoThreads, tmp_path: Path, end: str
 ) -> None:
-    part = kept_part(tmp_path / "file", no_threads)
-    await part.prepare()
-    await part.append([b"some"])
-    await part.written()
+    part = await begun_part(tmp_path / "file", no_threads)
     no_threads.are_there = False
     with pytest.raises(FilesError, match="no thread can be started"):
         await part.commit([b" and more"])
@@ -842,6 +839,14 @@ def kept_part(
     )
 
 
+async def begun_part(path: Path, threads: Threads) -> PartFile:
+    part = kept_part(path, threads)
+    await part.prepare()
+    await part.append([b"some"])
+    await part.written()
+    return part
+
+
 async def test_a_kept_part_is_one_processs_alone(threads: Threads, tmp_path: Path) -> None:
     first, second = (kept_part(tmp_path / "file", threads) for _ in range(2))
     assert await first.prepare() == 0
@@ -1048,10 +1053,7 @@ async def test_chunks_are_hurried_only_when_nothing_is_being_written(
 async def test_what_cannot_be_written_when_it_is_to_be_kept_hides_no_other_error(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = kept_part(tmp_path / "file", threads)
-    await part.prepare()
-    await part.append([b"some"])
-    await part.written()
+    part = await begun_part(tmp_path / "file", threads)
     full_disk(monkeypatch)
     await part.keep([b"more"])
     [left] = tmp_path.iterdir()
@@ -1188,10 +1190,7 @@ def is_locked(path: str) -> bool:
 async def test_nothing_is_written_behind_what_could_not_be_written(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = kept_part(tmp_path / "file", threads)
-    await part.prepare()
-    await part.append([b"some"])
-    await part.written()
+    part = await begun_part(tmp_path / "file", threads)
     with monkeypatch.context() as patch:
         full_disk(patch)
         await part.append([b"a batch that fits in part"])
@@ -1205,10 +1204,7 @@ async def test_nothing_is_written_behind_what_could_not_be_written(
 async def test_nothing_is_written_behind_what_no_thread_could_be_started_for(
     no_threads: NoThreads, tmp_path: Path
 ) -> None:
-    part = kept_part(tmp_path / "file", no_threads)
-    await part.prepare()
-    await part.append([b"some"])
-    await part.written()
+    part = await begun_part(tmp_path / "file", no_threads)
     no_threads.are_there = False
     assert part.append_if_idle([b"lost"])
     assert part._writing is not None

@@ -1105,31 +1105,49 @@ async def test_closing_waits_for_the_chunk_that_is_being_read_ahead(
 # --- cancellation -------------------------------------------------------------------------------
 
 
+async def until_begun(threads: WatchedThreads) -> None:
+    while threads.is_wanted or not threads.active:
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("is_begun", [False, True], ids=["waiting", "begun"])
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_cancelling_while_a_file_is_opened_leaves_nothing_open(
-    threads: WatchedThreads, tmp_path: Path, content: bytes
+    threads: WatchedThreads,
+    tmp_path: Path,
+    content: bytes,
+    is_begun: bool,  # noqa: FBT001 - pytest passes it by name
 ) -> None:
     source = as_source(written(tmp_path / "a", content), threads)
     threads.gate.clear()
     opening = asyncio.create_task(source.open())
     await asyncio.sleep(0)
+    if is_begun:
+        await until_begun(threads)
     opening.cancel()
     asyncio.get_running_loop().call_later(0.02, threads.gate.set)
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert not threads.active
+    threads.gate.set()
     assert await whole(source) == content
 
 
 async def test_cancelling_the_opening_of_what_is_missing_is_a_cancellation(
     threads: WatchedThreads, tmp_path: Path
 ) -> None:
+    async def cancel() -> None:
+        await until_begun(threads)
+        scope.cancel()
+        asyncio.get_running_loop().call_later(0.02, threads.gate.set)
+
     threads.gate.clear()
-    with anyio.CancelScope() as scope:
-        asyncio.get_running_loop().call_later(0.01, scope.cancel)
-        asyncio.get_running_loop().call_later(0.03, threads.gate.set)
+    scope = anyio.CancelScope()
+    cancelling = asyncio.create_task(cancel())
+    with scope:
         await as_source(tmp_path / "missing", threads).open()
     assert scope.cancelled_caught
+    await cancelling
 
 
 @pytest.mark.parametrize("by", ["task", "scope", "timeout"])
@@ -1205,20 +1223,6 @@ async def test_a_pipe_that_has_nothing_after_all_is_asked_again(
     with pytest.raises(SourceError, match="the file '/dev/zero' cannot be read: Input/output"):
         await reader.read()
     await reader.aclose()
-
-
-async def test_cancelling_an_opening_that_fails_waits_for_it(
-    threads: WatchedThreads, tmp_path: Path
-) -> None:
-    threads.gate.clear()
-    opening = asyncio.create_task(as_source(tmp_path / "missing", threads).open())
-    while threads.is_wanted or not threads.active:
-        await asyncio.sleep(0.005)
-    opening.cancel()
-    asyncio.get_running_loop().call_later(0.01, threads.gate.set)
-    with pytest.raises(asyncio.CancelledError):
-        await opening
-    assert not threads.active
 
 
 async def test_cancelling_while_the_callers_generator_runs_waits_for_it(
