@@ -17,7 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -1133,21 +1133,26 @@ async def test_cancelling_while_a_file_is_opened_leaves_nothing_open(
     assert await whole(source) == content
 
 
+@pytest.mark.parametrize("by", ["task", "scope"])
 async def test_cancelling_the_opening_of_what_is_missing_is_a_cancellation(
-    threads: WatchedThreads, tmp_path: Path
+    threads: WatchedThreads, tmp_path: Path, by: str
 ) -> None:
-    async def cancel() -> None:
-        await until_begun(threads)
-        scope.cancel()
-        asyncio.get_running_loop().call_later(0.02, threads.gate.set)
+    async def open_it() -> None:
+        with scope:  # which asks again at every turn of the loop, where a task asks once
+            await as_source(tmp_path / "missing", threads).open()
 
-    threads.gate.clear()
     scope = anyio.CancelScope()
-    cancelling = asyncio.create_task(cancel())
-    with scope:
-        await as_source(tmp_path / "missing", threads).open()
-    assert scope.cancelled_caught
-    await cancelling
+    threads.gate.clear()
+    opening = asyncio.create_task(open_it())
+    await until_begun(threads)
+    cancel = opening.cancel if by == "task" else scope.cancel
+    cancel()
+    asyncio.get_running_loop().call_later(0.02, threads.gate.set)
+    with suppress(asyncio.CancelledError):
+        await opening
+    assert opening.cancelled() == (by == "task")
+    assert scope.cancelled_caught == (by == "scope")
+    assert not threads.active
 
 
 @pytest.mark.parametrize("by", ["task", "scope", "timeout"])
