@@ -54,7 +54,7 @@ from aiofiles_api.protocol import (
     read_page,
     server_time,
 )
-from aiofiles_api.session import SessionManager
+from aiofiles_api.session import SessionManager, beside_the_queue
 from aiofiles_api.sources import FileReader, PathSource, Source
 
 __all__ = [
@@ -213,7 +213,7 @@ async def find_stored(
         await asyncio.sleep(delay)
         async with claims.look(upload.kind):
             # Uploads that wait for the end of this look may hold every slot of the queue.
-            with session.beside_the_queue():
+            with beside_the_queue():
                 found = await _look(session, claims, upload)
             if found is not None:
                 claims.claim(found)

@@ -154,9 +154,9 @@ async def test_cancelling_at_any_turn_leaves_nothing(
         while True:
             async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
                 done = await cancel(turns, operation(files, file, tmp_path))
-                assert not files._session._active
+                assert not files._session._operations.active
                 assert not files._session._exchanges
-                assert files._session._slots._value == files._session.config.max_connections
+                assert files._session._slots._slots._value == files._session.config.max_connections
             left = set(os.listdir(tmp_path)) - expected
             # A file may be there, but only whole; a part file never.
             for name in left:

@@ -190,7 +190,7 @@ async def test_all_of_a_transfer_may_be_bounded(tmp_path: Path) -> None:
 async def test_content_that_has_come_already_needs_no_buffer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiofiles_api.session._WORTH_INTAKE", 1)
+    monkeypatch.setattr("aiofiles_api.session.exchange._WORTH_INTAKE", 1)
     async with raw_server(reply(SMALL)) as raw, client_of(raw) as files:
         await files.download("file-1", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == SMALL

@@ -323,7 +323,7 @@ async def test_a_default_page_size_that_is_refused_is_left_to_the_server() -> No
 async def test_fewer_are_asked_for_where_a_page_is_longer_than_any_reply_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aiofiles_api.session._LARGEST_JSON", 300_000)
+    monkeypatch.setattr("aiofiles_api.session.exchange._LARGEST_JSON", 300_000)
     async with raw_server(pages(5_000)) as raw, client_of(raw) as files:
         assert len([f async for f in files.list()]) == 5_000
         assert limits_of(raw.requests) == ["10000", "2000", "2000", "2000"]

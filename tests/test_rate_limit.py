@@ -15,6 +15,7 @@ from conftest import KEY, NO_RETRIES, QUICK_RETRIES, client_of, nothing_leaks, r
 
 from aiofiles_api import ClientClosedError, FilesClient, RateLimitError, RetryPolicy
 from aiofiles_api.emulator import Emulator, RateLimit
+from aiofiles_api.session import beside_the_queue
 
 pytestmark = pytest.mark.anyio
 
@@ -192,7 +193,7 @@ async def test_the_look_for_an_uncertain_upload_does_not_wait_behind_who_waits_f
         async with files.stream(file):
             first = asyncio.create_task(anext(files.list()))
             await asyncio.sleep(0.02)
-            with files._session.beside_the_queue(), anyio.fail_after(5):
+            with beside_the_queue(), anyio.fail_after(5):
                 assert await anext(files.list()) == file
             assert not first.done()
         assert await first == file

@@ -34,6 +34,7 @@ from aiofiles_api import (
     BadRequestError,
     ExpiresAfter,
     FilesClient,
+    FilesError,
     IntegrityError,
     InvalidArgumentError,
     Progress,
@@ -44,6 +45,7 @@ from aiofiles_api import (
     Timeouts,
 )
 from aiofiles_api.emulator import Emulator
+from aiofiles_api.sendfile import FileSender, Span
 
 pytestmark = pytest.mark.anyio
 
@@ -325,6 +327,26 @@ async def test_a_path_that_grows_while_it_is_sent_is_never_stored(
 
     with pytest.raises(SourceChangedError):
         await files.upload(path, purpose="batch", progress=grow)
+    assert [file async for file in files.list()] == []
+
+
+async def test_where_no_thread_can_be_had_to_send_a_file_the_error_says_so(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    send = FileSender.send
+
+    async def without_threads(sender: FileSender, span: Span) -> int:
+        monkeypatch.setattr(files._session.threads._executor, "submit", refuse)
+        return await send(sender, span)
+
+    monkeypatch.setattr(FileSender, "send", without_threads)
+    with pytest.raises(FilesError, match="no thread can be started") as caught:
+        await files.upload(make_path(tmp_path), purpose="batch")
+    assert not isinstance(caught.value, APIConnectionError)
     assert [file async for file in files.list()] == []
 
 
