@@ -33,7 +33,7 @@ import attrs
 
 from aiofiles_api.errors import FilesError, InvalidArgumentError, JournalError
 from aiofiles_api.session import SessionManager
-from aiofiles_api.threads import join, settle, until_done
+from aiofiles_api.threads import is_being_cancelled, join, settle, until_done
 
 __all__ = ["Items", "Job", "Outcome", "Trade", "checked_items", "first_error", "run"]
 
@@ -270,15 +270,24 @@ class _Engine(Generic[Item, J]):
 
     async def _pull(self) -> None:
         with self._session.registered():
-            if isinstance(self._items, AsyncIterable):
-                await self._pull_asynchronously(self._items)
-            elif _is_in_memory(self._items):
-                for item in self._items:
-                    await self._places.acquire()
-                    self._put(item)
-            else:
-                await self._pull_in_threads(self._items)
+            try:
+                await self._pull_all()
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                msg = "what gives the items raised CancelledError, although nobody cancelled"
+                raise FilesError(msg) from error
         self._pulled.put_nowait(None)
+
+    async def _pull_all(self) -> None:
+        if isinstance(self._items, AsyncIterable):
+            await self._pull_asynchronously(self._items)
+        elif _is_in_memory(self._items):
+            for item in self._items:
+                await self._places.acquire()
+                self._put(item)
+        else:
+            await self._pull_in_threads(self._items)
 
     async def _pull_asynchronously(self, items: AsyncIterable[Item]) -> None:
         # In this one task from the first item to the end: it may have cancel scopes of its own.

@@ -146,7 +146,7 @@ async def _fetch_pages(
         if not page.data and not page.has_more:
             return
         cursor = _cursor_behind(page)
-        if guard.has_seen(cursor) or await _names(page, query.after):
+        if (cursor and guard.has_seen(cursor)) or await _names(page, query.after):
             if page.has_more is None and number == 2:  # noqa: PLR2004 - the first repetition
                 return  # a server without pages: the first one was everything
             shown = scrub(query.after or "", session.secrets)[:80]
@@ -156,11 +156,16 @@ async def _fetch_pages(
                 " take the first page alone"
             )
             raise APIResponseError(msg, retryable=False)
-        yield page
+        if page.data:
+            yield page
         if page.has_more is False:
             return
         if sizes.remaining is not None:
             sizes.remaining = max(sizes.remaining - await _length(page), 0)
+        if cursor is None and sizes.remaining != 0:
+            what = "a page ends without an id" if page.data else "an empty page says has_more"
+            msg = f"listing files: {what}, so there is no way on; check base_url"
+            raise APIResponseError(msg, retryable=False)
         query = attrs.evolve(query, after=cursor)
 
 
@@ -198,14 +203,12 @@ async def _names(page: RawPage, identifier: str | None) -> bool:
     return False
 
 
-def _cursor_behind(page: RawPage) -> str:
+def _cursor_behind(page: RawPage) -> str | None:
     last = page.data.last
     identifier = last.get("id") if isinstance(last, dict) else None
     # One that cannot be printed can be neither sent nor asked for.
     if not isinstance(identifier, str) or not identifier or not identifier.isprintable():
-        what = "a page ends without an id" if page.data else "an empty page says has_more"
-        msg = f"listing files: {what}, so there is no way on; check base_url"
-        raise APIResponseError(msg, retryable=False)
+        return None
     return identifier
 
 

@@ -263,6 +263,16 @@ class Threads:
             self._send_another(asyncio.get_running_loop())
 
 
+def is_being_cancelled() -> bool:
+    """Return whether a `CancelledError` that is caught here is meant for this task.
+
+    If not, something that code of the caller's waited for was cancelled: that is an error like any
+    other, for which a task group must not take this task for a cancelled one.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def join(pending: Pending[T]) -> T:
     """Wait for a thread's result; on cancellation, first wait for the thread."""
     try:

@@ -269,11 +269,36 @@ async def test_an_empty_page_that_promises_more_is_an_error() -> None:
             [f async for f in files.list()]
 
 
-async def test_a_page_that_ends_without_an_id_is_an_error() -> None:
-    script = reply('{"data": [{"id": 7}], "has_more": true}')
-    async with raw_server(script) as raw, client_of(raw) as files:
+UNASKABLE = "file-\u200b"  # it cannot be printed, and so not be asked for
+
+
+async def test_behind_an_id_that_cannot_be_asked_for_there_is_no_way_on() -> None:
+    page = {"data": [entry(1), {**entry(2), "id": UNASKABLE}], "has_more": True}
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        listing = files.list()
+        assert [(await anext(listing)).id for _ in range(2)] == ["file-1", UNASKABLE]
         with pytest.raises(APIResponseError, match="without an id"):
-            [f async for f in files.list()]
+            await anext(listing)
+
+
+@pytest.mark.parametrize(("has_more", "max_items"), [(False, None), (True, 2)])
+async def test_where_no_more_is_asked_for_the_last_id_may_be_any(
+    has_more: bool,  # noqa: FBT001 - pytest passes it by name
+    max_items: int | None,
+) -> None:
+    page = {"data": [entry(1), {**entry(2), "id": UNASKABLE}], "has_more": has_more}
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        listing = files.list(max_items=max_items)
+        assert [file.id async for file in listing] == ["file-1", UNASKABLE]
+
+
+async def test_before_a_last_file_without_an_id_the_others_are_yielded() -> None:
+    page = {"data": [entry(1), {"id": 7}], "has_more": True}
+    async with raw_server(reply(json.dumps(page))) as raw, client_of(raw) as files:
+        listing = files.list()
+        assert (await anext(listing)).id == "file-1"
+        with pytest.raises(APIResponseError, match="cannot be read"):
+            await anext(listing)
 
 
 async def test_a_file_that_cannot_be_read_is_an_error_when_its_turn_comes() -> None:

@@ -42,6 +42,7 @@ from aiofiles_api import (
     DownloadItem,
     FileObject,
     FilesClient,
+    FilesError,
     InternalServerError,
     InvalidArgumentError,
     Journal,
@@ -307,6 +308,55 @@ async def test_what_a_progress_sink_raises_ends_all_and_is_raised(files: FilesCl
     items = [b"%d" % number for number in range(10)]
     with pytest.raises(LookupError, match="no more"):
         await collected(TransferManager(files).upload_all(items, purpose="batch", progress=sink))
+
+
+@pytest.mark.parametrize("what", ["items", "asynchronous items", "sink"])
+async def test_a_cancelled_error_of_the_callers_own_ends_all_and_is_no_cancellation(
+    files: FilesClient, what: str
+) -> None:
+    async def aitems() -> AsyncIterator[bytes]:
+        for item in items():
+            yield item
+
+    def items() -> Iterator[bytes]:
+        yield from (b"%d" % number for number in range(100))
+        if what != "sink":
+            raise asyncio.CancelledError
+
+    def sink(item: bytes, progress: Progress) -> None:
+        if what == "sink" and item == b"3":
+            raise asyncio.CancelledError
+
+    given = aitems() if what == "asynchronous items" else items()
+    async with asyncio.timeout(10):
+        with pytest.raises(FilesError, match="raised CancelledError, although nobody cancelled"):
+            await collected(
+                TransferManager(files).upload_all(given, purpose="batch", progress=sink)
+            )
+
+
+async def test_a_key_whose_task_was_cancelled_fails_one_item_and_no_other(
+    server: Emulator,
+) -> None:
+    asked = 0
+
+    async def key() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            refreshing = asyncio.ensure_future(asyncio.sleep(60))
+            refreshing.cancel()
+            await refreshing
+        return KEY
+
+    items = [b"%d" % number for number in range(100)]
+    async with asyncio.timeout(10), FilesClient(api_key=key, base_url=server.base_url) as files:
+        outcomes = await collected(TransferManager(files).upload_all(items, purpose="batch"))
+        assert len(outcomes) == 100
+        [error] = [outcome.error for outcome in outcomes if outcome.error is not None]
+        assert error.retryable
+        assert str(error).startswith("api_key: what it waits for was cancelled")
+        assert len(await contents(files)) == 99
 
 
 async def test_progress_is_told_with_its_item(files: FilesClient, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from aiofiles_api.config import Config, Secret, checked_key
+from aiofiles_api.errors import FilesError
 from aiofiles_api.protocol import spellings
+from aiofiles_api.threads import is_being_cancelled
 
 __all__ = ["Credentials"]
 
@@ -41,8 +44,17 @@ class Credentials:
     async def headers(self, others: Mapping[str, str]) -> dict[str, str]:
         """Return a request's headers with credentials; the caller's own ones prevail."""
         if self._ask_for_key is not None:
-            self._take(checked_key(await self._ask_for_key()))
+            self._take(checked_key(await self._ask(self._ask_for_key)))
         return {**others, **self._headers}
+
+    async def _ask(self, for_key: Callable[[], Awaitable[str]]) -> str:
+        try:
+            return await for_key()
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            msg = "api_key: what it waits for was cancelled; let no request own what all wait for"
+            raise FilesError(msg, retryable=True) from error
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Count these among the secrets as well."""

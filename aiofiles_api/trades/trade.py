@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from aiofiles_api.journal import Journal, Kind, Row
 from aiofiles_api.models import DeletedFile, DownloadedFile, FileObject
 from aiofiles_api.progress import Progress, ProgressSink
 from aiofiles_api.sources import PathSource
+from aiofiles_api.threads import is_being_cancelled
 
 __all__ = ["Item", "Result", "Trade", "Work", "sink_for"]
 
@@ -155,6 +157,12 @@ class Trade(ABC, Generic[Item, Result]):
             raise
         except FilesError as error:
             job.fail(error)
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            # As any other error of the caller's own code, it ends the run.
+            msg = "progress=, or a hook, raised CancelledError, although nobody cancelled"
+            raise FilesError(msg) from error
 
     # --- for each operation --------------------------------------------------------------------
 
