@@ -166,6 +166,8 @@ class _Sending:
         self._hidden: list[FileObject] = []
         # Whether an attempt may be stored that nobody has looked for, or seen when they did.
         self._was_uncertain = False
+        # Whether the server may have had this key before, from an earlier attempt or run.
+        self._may_be_replayed = idempotency_key is not None
 
     async def run(self, on_uncertain: OnUncertain) -> FileObject:
         """Send until there is a result, looking before each attempt that may be the second."""
@@ -174,6 +176,7 @@ class _Sending:
             try:
                 return await self._attempt()
             except APIError as error:
+                self._may_be_replayed = True
                 kind = self._kind_if_uncertain(error)
                 if kind is None:
                     self._body = None
@@ -197,7 +200,8 @@ class _Sending:
             reply = await self._session.fetch(self._request, self._open_body)
             file = read_file(self._request, reply)
             # Claimed before anybody may look again.
-            self._claims.claim(file)
+            if not self._claims.claim(file) and self._may_be_replayed:
+                return await self._send_anew()
             # Others may look from here on, whose end uploads with all slots wait for.
             self._end_to_await()
             await self._check_stored(file)
@@ -205,6 +209,18 @@ class _Sending:
             self._end_to_await()
         self._meter.finish(file.bytes)
         return file
+
+    async def _send_anew(self) -> FileObject:
+        """Send with a new key: what the old one has stored was taken for another upload's.
+
+        Whose content is the same, and whose look for it came first. A server that heeds the key
+        would only show that file again.
+        """
+        self._may_be_replayed = False
+        self._request = upload_request(self._filename, self._envelope.content_type, None)
+        self._retries.ask_on()
+        self._end_to_await()
+        return await self._attempt()
 
     def _end_to_await(self) -> None:
         if self._body is not None:

@@ -3,7 +3,8 @@
     python examples/batch_round_trip.py work/ [1000]
 
 With OPENAI_API_KEY and OPENAI_BASE_URL it runs against that server; without a base URL it starts
-the embedded one. What stands in for the batches' results here are the files themselves: where a
+the embedded one, which has another address each time, so that the journal of the time before does
+not speak of it. What stands in for the batches' results here are the files themselves: where a
 batch endpoint is there, its `output_file_id`s are what is downloaded.
 """
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aiofiles_api import FilesClient, TransferManager
 
@@ -30,8 +30,9 @@ def look(directory: str) -> dict[str, Version]:
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file() and not entry.name.startswith("."):
-                status = entry.stat()
-                found[entry.path] = (status.st_size, status.st_mtime_ns)
+                with suppress(FileNotFoundError):  # renamed meanwhile
+                    status = entry.stat()
+                    found[entry.path] = (status.st_size, status.st_mtime_ns)
     return found
 
 

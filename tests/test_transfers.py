@@ -59,7 +59,7 @@ from aiofiles_api import (
     bulk,
     read_journal,
 )
-from aiofiles_api.emulator import Delay, Emulator, ErrorReply, Fault, LostReply, Stall
+from aiofiles_api.emulator import Delay, Emulator, ErrorReply, Fault, LostReply, Reset, Stall
 from aiofiles_api.journal import Row
 from aiofiles_api.naming import Names
 
@@ -726,6 +726,45 @@ async def test_no_download_is_given_the_name_of_a_file_of_the_runs_own_journal(
         assert [(one.error, one.attempts) for one in outcomes] == [(None, attempts)] * 6
     assert {path.name for path in out.iterdir()} & set(names) == {"a.txt", "run.db"}
     assert len(await entries(out / "run.db")) == 6
+
+
+async def test_a_run_does_not_send_its_own_journal(files: FilesClient, tmp_path: Path) -> None:
+    items: list[str | Path] = [*sources(tmp_path, 3), tmp_path / "run.db"]
+    items.append(str(tmp_path / "run.db-wal"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.db").write_bytes(b"of the same name")
+    items.append(tmp_path / "other" / "run.db")
+    manager = TransferManager(files, journal=tmp_path / "run.db")
+    for _ in range(2):
+        outcomes = await collected(manager.upload_all(items, purpose="batch"))
+        refused = {outcome.item: str(outcome.error) for outcome in outcomes if outcome.error}
+        assert set(refused) == set(items[3:5])
+        assert all("is the run's own journal" in error for error in refused.values())
+    assert (await contents(files)).total() == 4
+
+
+@pytest.mark.parametrize("has_journal", [False, True])
+@pytest.mark.parametrize("is_first_lost", [False, True])
+async def test_two_items_of_one_content_become_two_files_though_the_server_heeds_the_key(
+    tmp_path: Path, *, has_journal: bool, is_first_lost: bool
+) -> None:
+    """The look for one finds what the other's lost reply was about."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"the same")
+    async with (
+        Emulator(idempotency=True) as server,
+        FilesClient(base_url=server.base_url, api_key=KEY, retry=QUICK_RETRIES) as files,
+    ):
+        server.faults = [
+            Fault(LostReply(), on="upload", nth=1 if is_first_lost else 2),
+            Fault(ErrorReply(503), on="upload", nth=2 if is_first_lost else 1),
+        ]
+        manager = TransferManager(files, journal=tmp_path / "journal" if has_journal else None)
+        items = [tmp_path / "a", tmp_path / "b"]
+        outcomes = await collected(manager.upload_all(items, purpose="batch"))
+        ids = {outcome.result.id for outcome in outcomes if outcome.result}
+        assert ids == {file.id async for file in files.list()}
+        assert len(ids) == 2
 
 
 async def test_a_changed_file_is_a_new_item(files: FilesClient, tmp_path: Path) -> None:
@@ -1494,7 +1533,7 @@ async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_
     assert (entry.state, entry.size) == ("done", 7)
 
 
-@pytest.mark.parametrize("change", ["longer", "older", "other", "digest", "gone"])
+@pytest.mark.parametrize("change", ["longer", "other", "digest", "gone"])
 async def test_what_is_not_surely_that_download_is_not_taken_for_it(
     files: FilesClient, tmp_path: Path, change: str
 ) -> None:
@@ -1508,8 +1547,6 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
     there = tmp_path / "out" / "a"
     if change == "longer":
         there.write_bytes(b"content and more")
-    elif change == "older":
-        os.utime(there, (1, 1))
     elif change in {"other", "digest"}:
         there.write_bytes(b"CONTENT")
     else:
@@ -1520,6 +1557,57 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         assert there.read_bytes() == b"content"
     else:
         assert isinstance(outcome.error, DestinationError)
+
+
+async def test_a_finished_download_is_taken_whatever_the_clocks_say(
+    files: FilesClient, tmp_path: Path
+) -> None:
+    file = await files.upload(b"content", purpose="batch", filename="a")
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = partial(manager.download_all, [file], tmp_path / "out", overwrite=False)
+    await collected(run())
+    await killed_before_it_was_written_down(tmp_path / "journal")
+    os.utime(tmp_path / "out" / "a", (1, 1))
+    [outcome] = await collected(run())
+    assert (outcome.error, outcome.attempts) == (None, 0)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_the_part_that_a_run_has_left_is_continued_by_the_next(
+    server: Emulator, tmp_path: Path, *, overwrite: bool
+) -> None:
+    content = os.urandom(2_000_000)
+    async with FilesClient(base_url=server.base_url, api_key=KEY, retry=NO_RETRIES) as files:
+        file = await files.upload(content, purpose="user_data", filename="a")
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        run = partial(manager.download_all, [file.id], tmp_path / "out", overwrite=overwrite)
+        server.faults = [Fault(Reset("response", at=1_500_000), on="content")]
+        [first] = await collected(run())
+        assert first.error is not None
+        server.faults = []
+        [second] = await collected(run())
+        assert second.result is not None
+        assert second.result.resumed_from == 1_500_000
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [content]
+
+
+@pytest.mark.parametrize("has_journal", [False, True])
+async def test_downloads_go_where_the_directory_was_when_the_run_began(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_journal: bool
+) -> None:
+    ids = [file.id for file in await stored(files, 30)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    manager = TransferManager(files, journal=tmp_path / "journal" if has_journal else None)
+    outcomes = []
+    async for outcome in manager.download_all(ids, "out"):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        outcomes.append(outcome)
+    monkeypatch.chdir(tmp_path)
+    paths = [outcome.result.path for outcome in outcomes if outcome.result]
+    assert {str(path.parent) for path in paths} == {"out"}
+    assert len({path.read_bytes() for path in paths}) == 30
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("end", ["failed", "killed"])

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import attrs
 
@@ -25,9 +25,6 @@ from aiofiles_api.reconcile import digest_of_content
 from aiofiles_api.trades.trade import Trade, Work, sink_for
 
 __all__ = ["DownloadItem", "Downloads", "HowToDownload"]
-
-_CLOCK_SLACK = 2.0
-"""Seconds by which the clock of a file system may be behind, or coarse."""
 
 
 @attrs.frozen
@@ -84,11 +81,11 @@ class Downloads(Trade[Download, DownloadedFile]):
 
     async def open(self) -> None:
         """Keep names for the files that have got them in an earlier run, and for the journal's."""
-        if self._journal is None:
-            return
         threads = self.session.threads
         await threads.run(self._look_around)
         last = 0
+        if self._journal is None:
+            return
         while found := await self.journal.filenames(self._directory, last):
             last = found[-1][0]
             # In a thread as well, because it takes long at times to find room for them.
@@ -103,6 +100,8 @@ class Downloads(Trade[Download, DownloadedFile]):
                 f" works is gone ({error.strerror}); pass an absolute path"
             )
             raise DestinationError(msg) from error
+        if self._journal is None:
+            return
         directory = os.path.realpath(self._directory)
         own = [path for path in self.journal.files if os.path.dirname(path) == directory]
         self._keep(map(os.path.basename, own))
@@ -117,11 +116,12 @@ class Downloads(Trade[Download, DownloadedFile]):
             item = _download_item(job.item)
             file = item.file
             identifier = file_id(file)
+            if isinstance(file, str) and item.filename is None and self._is_to_be_found(job):
+                file = await self._find(job, file)
             if job.name is None:
                 filename = item.filename
                 if filename is None:
-                    file = file if isinstance(file, FileObject) else await self._find(job, file)
-                    filename = file.filename
+                    filename = cast("FileObject", file).filename
                 await self._turns.wait_for(job.number)
                 job.name = self._names.choose(filename, identifier)
         finally:
@@ -130,9 +130,10 @@ class Downloads(Trade[Download, DownloadedFile]):
             # What stands in the way of a later run must be known as this item's own.
             job.row.filename = job.name
             await self.journal.write([job.row])
-        path = os.path.join(self._how.directory, job.name)
+        # Where it was when the run began, wherever this process has gone since.
+        path = os.path.join(self._directory, job.name)
         finished = await self._finished_before(job, file, path)
-        return finished or await download(
+        result = finished or await download(
             self.session,
             file,
             path,
@@ -143,15 +144,25 @@ class Downloads(Trade[Download, DownloadedFile]):
             progress=sink_for(self._progress, job),
             on_attempt=partial(setattr, job, "attempts"),
         )
+        if self._directory == self._how.directory:
+            return result
+        return attrs.evolve(result, path=Path(self._how.directory, job.name))
+
+    def _is_to_be_found(self, job: Work[Download, DownloadedFile]) -> bool:
+        """Return whether more than a file's id is needed, which the server must be asked for.
+
+        For its name; and where an earlier run may have left a part, because all that was known of
+        the file then is in the name of that.
+        """
+        return job.name is None or (job.was_begun and self._how.resume)
 
     async def _finished_before(
         self, job: Work[Download, DownloadedFile], file: FileObject | str, path: str
     ) -> DownloadedFile | None:
         """Return what an earlier run has put in its place, but could not write down any more."""
-        if job.begun_at is None or self._how.overwrite:
+        if not job.was_begun or self._how.overwrite:
             return None
-        look = partial(_finished_since, path, job.begun_at)
-        found = await self.session.threads.run(look)
+        found = await self.session.threads.run(partial(_content_of, path))
         if found is None:
             return None
         file = file if isinstance(file, FileObject) else await self._find(job, file)
@@ -248,11 +259,11 @@ def _lengths(paths: Sequence[str]) -> list[int | None]:
     return lengths
 
 
-def _finished_since(path: str, since: float) -> tuple[int, str] | None:
-    """Return length and digest of a file if it was written since then; to be called in a thread."""
+def _content_of(path: str) -> tuple[int, str] | None:
+    """Return length and digest of a regular file, if it is one; to be called in a thread."""
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_mtime < since - _CLOCK_SLACK:
+        if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_size, digest_of_path(path)
     except OSError:

@@ -228,8 +228,21 @@ class Uploads(Trade[Upload, FileObject]):
                     check_text("filename", job.item.filename)
                     check_text("purpose", job.item.purpose)
                 job.version = version_of(source)
+                self._check_no_journal(job.version.location)
             except InvalidArgumentError as error:
                 job.fail(error)
+
+    def _check_no_journal(self, location: str) -> None:
+        """Refuse the run's own journal, which may lie among the items.
+
+        It is another one each time; and who closes it drops the locks that SQLite has on it.
+        """
+        own = self.journal.files
+        if os.path.basename(location) in map(os.path.basename, own):
+            directory, name = os.path.split(location)
+            if os.path.join(os.path.realpath(directory), name) in own:
+                msg = f"{location!r} is the run's own journal; leave it out, or keep it elsewhere"
+                raise InvalidArgumentError(msg)
 
     async def _add_digests(self, jobs: Sequence[Work[Upload, FileObject]]) -> None:
         regular = [job for job in jobs if job.outcome is None and job.version.size is not None]
