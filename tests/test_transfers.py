@@ -1533,7 +1533,7 @@ async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_
     assert (entry.state, entry.size) == ("done", 7)
 
 
-@pytest.mark.parametrize("change", ["longer", "other", "digest", "gone"])
+@pytest.mark.parametrize("change", ["longer", "other", "digest", "gone", "directory"])
 async def test_what_is_not_surely_that_download_is_not_taken_for_it(
     files: FilesClient, tmp_path: Path, change: str
 ) -> None:
@@ -1551,6 +1551,8 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         there.write_bytes(b"CONTENT")
     else:
         there.unlink()
+        if change == "directory":
+            there.mkdir()
     [outcome] = await collected(run())
     if change == "gone":
         assert outcome.error is None
