@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -32,7 +33,7 @@ from aiofiles_api import (
     SourceError,
     SourceNotReplayableError,
 )
-from aiofiles_api.sources import Source, UploadSource, as_source, spooled
+from aiofiles_api.sources import PathSource, Source, UploadSource, as_source, spooled
 from aiofiles_api.threads import Threads, Work
 
 pytestmark = pytest.mark.anyio
@@ -440,6 +441,14 @@ async def test_a_file_of_the_kernel_that_gives_all_or_nothing_is_read_whole(
 ) -> None:
     path = Path("/proc/sys/kernel/pid_max")
     assert await whole(as_source(path, threads)) == path.read_bytes()
+
+
+async def test_a_file_of_the_kernel_that_gives_more_than_fits_is_refused(
+    threads: WatchedThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.sources.files.SMALL", 100)
+    with pytest.raises(SourceChangedError, match="the file '/proc/self/limits' grew"):
+        await as_source("/proc/self/limits", threads, chunk_size=lambda: 100).open()
 
 
 async def test_a_file_that_another_process_has_a_lease_on_is_waited_for(
@@ -1004,20 +1013,114 @@ async def test_an_error_comes_again_when_it_is_asked_again(threads: WatchedThrea
     await reader.aclose()
 
 
-async def test_a_small_file_that_grows_is_refused_before_it_fills_the_memory(
+def change_when_read(
+    monkeypatch: pytest.MonkeyPatch, path: Path, change: Callable[[], object], times: int = 1
+) -> None:
+    """Have a file changed behind so many of its first reads, and be of another time each time."""
+    real = os.read
+    left = iter(range(times))
+
+    def read(descriptor: int, size: int) -> bytes:
+        content = real(descriptor, size)
+        if (number := next(left, None)) is not None:
+            change()
+            os.utime(path, ns=(number, number))
+        return content
+
+    monkeypatch.setattr(os, "read", read)
+
+
+async def test_a_small_file_that_is_written_to_while_it_is_read_is_read_once_more(
+    threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a", SMALL)
+    other = SMALL[::-1]
+    change_when_read(monkeypatch, path, lambda: path.write_bytes(other))
+    source = as_source(path, threads)
+    assert await whole(source) == other
+    assert isinstance(source, PathSource)
+    assert source.opened == (len(other), 0)
+    assert threads.started == 1
+
+
+@pytest.mark.parametrize("content", [SMALL, b""], ids=["same length", "shorter"])
+async def test_a_small_file_that_is_written_to_again_and_again_is_refused(
+    threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    path = written(tmp_path / "a", SMALL)
+    changes = iter([SMALL[::-1], content])
+    change_when_read(monkeypatch, path, lambda: path.write_bytes(next(changes)), times=2)
+    with pytest.raises(SourceChangedError, match="upload it when nobody writes to it"):
+        await as_source(path, threads).open()
+
+
+async def test_a_small_file_that_becomes_large_while_it_is_read_is_read_as_such(
+    threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a", SMALL)
+    change_when_read(monkeypatch, path, lambda: path.write_bytes(LARGE))
+    source = as_source(path, threads)
+    assert await whole(source) == LARGE
+    assert isinstance(source, PathSource)
+    assert source.opened == (len(LARGE), 0)
+
+
+async def test_a_small_file_that_grows_does_not_fill_the_memory(
     threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "a", SMALL)
     real = os.read
+    most = 0
 
     def read(descriptor: int, size: int) -> bytes:
+        nonlocal most
         with path.open("ab") as file:
             file.write(LARGE)
-        return real(descriptor, size)
+        content = real(descriptor, size)
+        most = max(most, os.lseek(descriptor, 0, os.SEEK_CUR))
+        return content
 
     monkeypatch.setattr(os, "read", read)
-    with pytest.raises(SourceChangedError, match=r"the file '.*/a' grew while it was read"):
-        await as_source(path, threads).open()
+    reader = await as_source(path, threads).open()
+    assert most < 2_000_000
+    await reader.aclose()
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_a_small_open_file_that_is_written_to_while_it_is_read_is_refused(
+    threads: WatchedThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffering: int
+) -> None:
+    path = written(tmp_path / "a", SKIPPED + SMALL)
+    real = os.fstat
+    moments = iter(range(10))
+
+    def fstat(descriptor: int) -> os.stat_result:
+        os.utime(path, ns=(moment := next(moments), moment))
+        return real(descriptor)
+
+    with path.open("rb", buffering=buffering) as file:
+        source = as_source(behind(file), threads)
+        with monkeypatch.context() as changing:
+            changing.setattr(os, "fstat", fstat)
+            with pytest.raises(SourceChangedError, match="was written to while it was sent"):
+                await source.open()
+        assert await whole(source) == SMALL
+
+
+async def test_a_file_of_the_kernel_may_have_another_time_whenever_it_is_asked(
+    threads: WatchedThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("/proc/self/limits")
+    content = path.read_bytes()
+    real = os.fstat
+    moments = count()
+
+    def fstat(descriptor: int) -> os.stat_result:
+        values = list(real(descriptor))
+        return os.stat_result(values, {"st_mtime_ns": next(moments)})
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert await whole(as_source(path, threads)) == content
 
 
 # --- threads ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import io
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeGuard, cast
@@ -19,6 +19,7 @@ from aiofiles_api.sources.reading import (
     SMALL,
     not_replayable,
     read_chunk,
+    read_whole,
     source_changed,
     unreadable,
 )
@@ -27,7 +28,8 @@ from aiofiles_api.threads import Threads
 
 __all__ = ["FileReader", "FileSource", "PathSource"]
 
-_PAGE = 4096
+_READINGS = 2
+"""How often a small file is read that is written to meanwhile."""
 
 
 class _SeekableFile(BinaryFile, Protocol):
@@ -162,60 +164,51 @@ class PathSource:
     def _open(self) -> Reader:
         try:
             descriptor = _open_to_read(self._path)
+            try:
+                reader = self._reader(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if isinstance(reader, MemoryReader):
+                os.close(descriptor)
         except (OSError, ValueError) as error:
             raise unreadable(self._what, error) from error
-        keep_open = False
-        try:
-            status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                msg = f"{self._what} is a directory; pass the path of a file in it"
-                raise SourceError(msg)
-            if not stat.S_ISREG(status.st_mode):
-                keep_open = self._is_consumed_pipe = True
-                return PipeReader(
-                    self._threads,
-                    lambda: descriptor,
-                    lambda size: os.read(descriptor, size),
-                    self._what,
-                    close=partial(os.close, descriptor),
-                )
-            self.opened = (status.st_size, status.st_mtime_ns)
-            # Asked once: it changes as other transfers come and go.
-            limit = max(SMALL, self._chunk_size())
-            if status.st_size <= limit:
-                return self._read_whole(descriptor, status.st_size, limit)
-            keep_open = True
-            read = partial(read_chunk, partial(os.read, descriptor), self._chunk_size, self._what)
-            return FileReader(
+        return reader
+
+    def _reader(self, descriptor: int) -> Reader:
+        status = before = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            msg = f"{self._what} is a directory; pass the path of a file in it"
+            raise SourceError(msg)
+        if not stat.S_ISREG(status.st_mode):
+            self._is_consumed_pipe = True
+            return PipeReader(
                 self._threads,
-                read,
-                descriptor=descriptor,
-                status=status,
-                start=0,
-                length=status.st_size,
+                lambda: descriptor,
+                lambda size: os.read(descriptor, size),
+                self._what,
+                close=partial(os.close, descriptor),
             )
-        finally:
-            if not keep_open:
-                os.close(descriptor)
-
-    def _read_whole(self, descriptor: int, size: int, limit: int) -> Reader:
         read = partial(os.read, descriptor)
-        # One byte more is asked for: where it does not come, this is the end. Of what /proc shows,
-        # some is given whole or not at all.
-        content = read_chunk(read, lambda: max(size + 1, _PAGE), self._what)
-        if len(content) != size:  # it has changed, or is one of /proc, whose lengths are 0
-            content = b"".join((content, *self._rest(read, limit)))
-        if len(content) > limit:
-            msg = f"{self._what} grew while it was read; upload it when nobody writes to it"
-            raise SourceChangedError(msg)
-        return MemoryReader(memoryview(content))
-
-    def _rest(self, read: Callable[[int], object], limit: int) -> Iterator[bytes]:
-        """Yield what is behind, a little more than `limit` at most."""
-        left = limit
-        while left > 0 and (chunk := read_chunk(read, lambda: SMALL, self._what)):
-            left -= len(chunk)
-            yield chunk
+        # Asked once: it changes as other transfers come and go.
+        limit = max(SMALL, self._chunk_size())
+        for _ in range(_READINGS):
+            self.opened = (status.st_size, status.st_mtime_ns)
+            if status.st_size > limit:
+                return FileReader(
+                    self._threads,
+                    partial(read_chunk, read, self._chunk_size, self._what),
+                    descriptor=descriptor,
+                    status=status,
+                    start=0,
+                    length=status.st_size,
+                )
+            content = read_whole(read, status.st_size, limit, self._what)
+            before, status = status, os.fstat(descriptor)
+            if not _is_other(status, before):
+                return _in_memory(content, limit, self._what)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        raise source_changed(before.st_size, status.st_size)
 
 
 class FileSource:
@@ -258,10 +251,12 @@ class FileSource:
                 partial(self._read_with, read_ready),
                 self._what,
             )
-        if start is None or length is None or length <= SMALL or not _is_plain(self._file):
+        if start is None or length is None or not _is_plain(self._file):
             return ThreadReader(self._caller_threads, read, length=length)
         try:
             status = os.fstat(self._file.fileno())
+            if length <= SMALL:
+                return self._whole(length, status)
             # One of our own: the caller may close theirs at any time.
             descriptor = os.dup(self._file.fileno())
         except OSError as error:
@@ -275,6 +270,13 @@ class FileSource:
             length=length,
             leave=self._leave,
         )
+
+    def _whole(self, length: int, before: os.stat_result) -> Reader:
+        content = read_whole(self._read, length, SMALL, self._what)
+        now = os.fstat(self._file.fileno())
+        if _is_other(now, before):
+            raise source_changed(before.st_size, now.st_size)
+        return _in_memory(content, SMALL, self._what)
 
     def _rewind(self) -> int | None:
         """Go to where it stood, and return the length from there if that can be known."""
@@ -301,7 +303,16 @@ class FileSource:
             self._file.seek(place)
 
 
+def _in_memory(content: bytes, limit: int, what: str) -> MemoryReader:
+    if len(content) > limit:
+        msg = f"{what} grew while it was read; upload it when nobody writes to it"
+        raise SourceChangedError(msg)
+    return MemoryReader(memoryview(content))
+
+
 def _is_other(now: os.stat_result, before: os.stat_result) -> bool:
+    if now.st_size == before.st_size == 0:
+        return False  # empty, or one of /proc, whose time may be that at which it is asked
     return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiofiles_api.errors import SourceChangedError, SourceError, SourceNotReplayableError
 from aiofiles_api.sources.contract import ChunkSize
@@ -14,6 +14,7 @@ __all__ = [
     "checked_chunk",
     "not_replayable",
     "read_chunk",
+    "read_whole",
     "source_changed",
     "unreadable",
 ]
@@ -24,6 +25,8 @@ CHUNK = 1024 * 1024
 SMALL = 256 * 1024
 """A file up to this length is opened, read and closed in one hop, and so is a longer one where a
 single read may be as long."""
+
+_PAGE = 4096
 
 
 def read_chunk(read: Callable[[int], object], chunk_size: ChunkSize, what: str) -> bytes:
@@ -42,6 +45,34 @@ def read_chunk(read: Callable[[int], object], chunk_size: ChunkSize, what: str) 
     except (Exception, asyncio.CancelledError) as error:
         raise unreadable(what, error) from error
     return checked_chunk(chunk, what)
+
+
+def read_whole(read: Callable[[int], object], size: int, limit: int, what: str) -> bytes:
+    """Return all of a file from where it stands, or a little more than `limit` at most.
+
+    Args:
+        read: Reads up to so many bytes.
+        size: How many there should be.
+        limit: Where to stop.
+        what: What is read, for the message.
+
+    Raises:
+        SourceError: Reading failed.
+    """
+    # One byte more is asked for: where it does not come, this is the end. Of what /proc shows,
+    # some is given whole or not at all.
+    content = read_chunk(read, lambda: max(size + 1, _PAGE), what)
+    if len(content) == size:
+        return content
+    # It has changed, or is one of /proc or /sys, whose lengths are 0 and 4096.
+    return b"".join((content, *_rest(read, limit, what)))
+
+
+def _rest(read: Callable[[int], object], limit: int, what: str) -> Iterator[bytes]:
+    left = limit
+    while left > 0 and (chunk := read_chunk(read, lambda: SMALL, what)):
+        left -= len(chunk)
+        yield chunk
 
 
 def checked_chunk(chunk: object, what: str) -> bytes:
