@@ -390,10 +390,17 @@ class PartFile:
             with suppress(FileNotFoundError):
                 old = os.stat(self._target)
                 mode = old.st_mode & 0o777 | besides
+                allowed = stat.S_IRWXU
                 try:
+                    acl = _acl(self._target)
+                    if acl is None:  # else a list, which may refuse some of the others
+                        allowed |= mode >> 3 & stat.S_IRWXO
                     os.fchown(descriptor, -1, old.st_gid)
-                except OSError:  # we are not in that group, and ours has no right to it
-                    mode &= ~stat.S_IRWXG
+                    _set_acl(descriptor, acl)
+                except OSError:
+                    # We are not in that group, say: ours has no right to it, and whoever is in that
+                    # one, or on the list, is one of the others now.
+                    mode &= allowed
                 os.fchmod(descriptor, mode)
 
     def _commit(self, chunks: Sequence[bytes | memoryview]) -> None:
@@ -465,6 +472,34 @@ class PartFile:
         return DestinationError(msg)
 
 
+def _set_acl(descriptor: int, acl: bytes | None) -> None:
+    """Give a part file this access control list, or see that it has none.
+
+    Where a file has one, the group's bits of its mode are what the list allows at most: with the
+    same bits and another list, others may read it.
+
+    Raises:
+        OSError: It cannot be given, or not be taken away.
+    """
+    if acl is not None:
+        os.setxattr(descriptor, _ACL, acl)
+    elif _acl(descriptor) is not None:  # the directory's, or that of what was there earlier
+        os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
+        os.removexattr(descriptor, _ACL)
+
+
+def _acl(file: str | int) -> bytes | None:
+    """Return a file's access control list, if it has one, and its file system such lists."""
+    if not hasattr(os, "getxattr"):  # Linux alone has it
+        return None
+    try:
+        return os.getxattr(file, _ACL)
+    except OSError as error:
+        if error.errno not in _NO_ACL:
+            raise
+        return None
+
+
 def _absolute(path: str) -> str:
     # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
@@ -481,6 +516,10 @@ def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:
 
 _REREAD = 1024 * 1024
 """Bytes read at a time to take up the digest of what an earlier download has left."""
+
+_ACL = "system.posix_acl_access"
+
+_NO_ACL = {errno.ENODATA, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 

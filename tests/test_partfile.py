@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -249,15 +250,138 @@ async def test_nobody_can_open_what_will_replace_a_file_before_it_has_that_ones_
     assert (path.stat().st_mode, path.stat().st_gid) == (before.st_mode, before.st_gid)
 
 
-async def test_where_the_group_cannot_be_kept_no_other_one_gets_its_rights(
+@pytest.mark.parametrize(("mode", "left"), [(0o664, 0o604), (0o604, 0o600), (0o646, 0o604)])
+async def test_where_the_group_cannot_be_kept_no_other_one_gets_its_rights_nor_that_one_more(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, left: int
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(mode)
+    assert watch_groups(monkeypatch, refuse=True) == []
+    await put(part_file(path, threads))
+    assert stat.S_IMODE(path.stat().st_mode) == left
+
+
+ACL = "system.posix_acl_access"
+
+Entry = tuple[int, int, int]
+
+
+def acl(*named: Entry, mode: int) -> bytes:
+    """Return an access control list: entries of named users, and what a mode allows.
+
+    Where there is a named user, the group's bits of the mode are the mask.
+    """
+    owner, group, other = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    nobody = 0xFFFFFFFF
+    entries = [(1, owner, nobody), *named, (4, 0 if named else group, nobody)]
+    entries += [(16, group, nobody)] * bool(named) + [(32, other, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+FRIEND = acl((2, 4, 5555), mode=0o640)
+"""What `chmod 600` and then `setfacl -m u:5555:r` make; the owning group may not read it."""
+
+
+def set_acl(path: Path, entries: bytes, kind: str = ACL) -> None:
+    try:
+        os.setxattr(path, kind, entries)
+    except OSError:
+        pytest.skip("the file system has no access control lists")
+
+
+def acl_of(path: Path) -> bytes | None:
+    try:
+        return os.getxattr(path, ACL)
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_the_access_control_list_of_a_file_that_is_replaced_is_kept(
+    threads: Threads, tmp_path: Path, *, is_kept: bool
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    set_acl(path, FRIEND)
+    await put((kept_part if is_kept else part_file)(path, threads))
+    assert acl_of(path) == FRIEND
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_what_replaces_a_file_without_a_list_gets_none_of_the_directorys(
+    threads: Threads, tmp_path: Path, *, is_kept: bool
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(0o640)
+    set_acl(tmp_path, FRIEND, "system.posix_acl_default")
+    await put((kept_part if is_kept else part_file)(path, threads))
+    assert acl_of(path) is None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    await put(part_file(tmp_path / "new", threads))
+    assert acl_of(tmp_path / "new") == FRIEND  # as for every file that is made there
+
+
+async def test_a_kept_part_loses_its_list_with_the_file_that_it_will_replace(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"secret")
-    path.chmod(0o664)
-    assert watch_groups(monkeypatch, refuse=True) == []
+    set_acl(path, FRIEND)
+    await leave(kept_part(path, threads), CONTENT)
+    os.removexattr(path, ACL)
+    path.chmod(0o600)
+    [part] = tmp_path.glob(".*.part")
+    assert acl_of(part) == FRIEND
+    modes, real = [], os.removexattr
+
+    def removexattr(descriptor: int, name: str) -> None:
+        real(descriptor, name)
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+
+    monkeypatch.setattr(os, "removexattr", removexattr)
+    await put(kept_part(path, threads), b"")
+    assert acl_of(path) is None
+    assert modes == [0o600]  # without the list, those bits would be the group's for a moment
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("refused", ["setxattr", "getxattr"])
+async def test_where_the_list_cannot_be_kept_only_the_owner_keeps_rights(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    set_acl(path, acl((2, 0, 5555), mode=0o644))  # one who is not even one of the others
+    monkeypatch.setattr(os, refused, refuse)
     await put(part_file(path, threads))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    monkeypatch.undo()
+    assert acl_of(path) is None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("has_function", [True, False])
+async def test_where_there_are_no_lists_the_mode_is_kept_all_the_same(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_function: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    path = tmp_path / "a"
+    path.write_bytes(b"secret")
+    path.chmod(0o640)
+    if has_function:
+        monkeypatch.setattr(os, "getxattr", refuse)
+    else:
+        monkeypatch.delattr(os, "getxattr")
+    await put(part_file(path, threads))
+    assert path.read_bytes() == CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 async def test_the_mode_of_a_new_file_is_what_the_umask_says(
