@@ -470,7 +470,8 @@ class Content:
             self._takes_ranges = False
             self._retries.ask_on()
             return None
-        if found is None:
+        # Where no range was asked for, that none can be had says nothing of the content.
+        if found is None or (found.is_empty and not is_ranged):
             raise status_error(request, await exchange.read_reply())
         if not found.is_empty:  # else it is the error's text that may be encoded
             self._check_encoding(exchange)

@@ -437,6 +437,20 @@ async def test_a_refused_range_from_the_beginning_on_is_what_it_says() -> None:
                 pass
 
 
+async def test_the_end_of_a_range_that_was_not_asked_for_is_no_end() -> None:
+    refused = reply("", status="400 No")
+    at_the_end = reply("", status="416 No", headers={"Content-Range": "bytes */10"})
+    async with (
+        nothing_leaks(),
+        raw_server(refused, at_the_end) as raw,
+        client_of(raw) as files,
+    ):
+        with pytest.raises(APIStatusError, match="416"):
+            async with files.stream("file-1", start=10):
+                pass
+        assert [request.headers.get("range") for request in raw.requests] == ["bytes=10-", None]
+
+
 async def test_a_length_that_cannot_be_found_out_ends_the_attempts() -> None:
     fails = reply("", status="500 Oh")
     content = raw_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
@@ -766,6 +780,7 @@ async def test_encoded_content_is_refused_rather_than_stored(tmp_path: Path, enc
         (reply('{"error": {"message": "gone"}}', status="404 Not Found"), NotFoundError),
         (reply("", status="204 No Content"), APIResponseError),
         (reply("", status="416 Range Not Satisfiable"), APIStatusError),
+        (reply("", status="416 No", headers={"Content-Range": "bytes */0"}), APIStatusError),
         (raw_bytes(b"SSH-2.0-OpenSSH_9.2\r\n"), APIResponseError),
         (hang_up, APIConnectionError),
     ],
