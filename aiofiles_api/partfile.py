@@ -465,6 +465,10 @@ class PartFile:
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
+            if self._kept_as is not None:
+                # A child that was forked meanwhile has the descriptor too, and with it the lock.
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _exists(self) -> DestinationError:

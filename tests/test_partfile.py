@@ -987,6 +987,30 @@ async def test_a_kept_part_is_one_processs_alone(threads: Threads, tmp_path: Pat
     assert names(tmp_path) == ["file"]
 
 
+async def test_a_forked_child_keeps_no_lock_of_a_part(threads: Threads, tmp_path: Path) -> None:
+    part = await begun_part(tmp_path / "file", threads)
+    [path] = tmp_path.iterdir()
+    assert part._descriptor is not None
+    childs = os.dup(part._descriptor)  # it shares the lock, as what a fork copies does
+    try:
+        assert is_locked(str(path))
+        await part.keep([])
+        assert not is_locked(str(path))
+    finally:
+        os.close(childs)
+
+
+async def test_a_file_system_that_cannot_unlock_keeps_no_descriptor_open(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    part = await begun_part(tmp_path / "file", threads)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    await part.keep([])  # what stays open fails each test here
+
+
 async def test_a_part_that_is_finished_while_another_waits_to_lock_it_is_left_alone(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
