@@ -1554,9 +1554,10 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         if change == "directory":
             there.mkdir()
     [outcome] = await collected(run())
-    if change == "gone":
-        assert outcome.error is None
-        assert there.read_bytes() == b"content"
+    if change in {"gone", "directory"}:  # where it goes into that
+        assert outcome.result is not None
+        assert outcome.result.path == (there if change == "gone" else there / "a")
+        assert outcome.result.path.read_bytes() == b"content"
     else:
         assert isinstance(outcome.error, DestinationError)
 

@@ -146,7 +146,8 @@ class Downloads(Trade[Download, DownloadedFile]):
         )
         if self._directory == self._how.directory:
             return result
-        return attrs.evolve(result, path=Path(self._how.directory, job.name))
+        there = result.path.relative_to(self._directory)
+        return attrs.evolve(result, path=Path(self._how.directory, there))
 
     def _is_to_be_found(self, job: Work[Download, DownloadedFile]) -> bool:
         """Return whether more than a file's id is needed, which the server must be asked for.
