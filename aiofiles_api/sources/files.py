@@ -259,7 +259,7 @@ class FileSource:
                 return self._whole(length, status)
             # One of our own: the caller may close theirs at any time.
             descriptor = os.dup(self._file.fileno())
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise unreadable(self._what, error) from error
         return FileReader(
             self._threads,
