@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from itertools import cycle
 
 import anyio
 import pytest
@@ -48,6 +50,7 @@ from aiofiles_api import (
     RetryPolicy,
     Timeouts,
     UnprocessableEntityError,
+    UploadUncertainError,
 )
 
 pytestmark = pytest.mark.anyio
@@ -318,6 +321,69 @@ async def test_a_reply_that_moves_is_read_however_long_it_takes_and_one_that_dri
     script = dripping(FILE.encode(), pieces=2, every=0.6)
     async with raw_server(script) as raw, client_of(raw, timeouts=unbounded) as files:
         assert (await files.retrieve("file-1")).id == "file-1"
+
+
+async def test_a_reply_that_has_come_when_the_loop_was_held_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hold_the_loop(_: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(FILE))
+        await asyncio.sleep(0.1)
+        writer.write(FILE.encode())
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            pass
+
+    monkeypatch.setattr("aiofiles_api.session.exchange._LOOK", 0.3)
+    async with raw_server(hold_the_loop) as raw, client_of(raw) as files:
+        assert (await files.retrieve("file-1")).bytes == 1
+
+
+async def test_a_silent_source_does_not_hide_the_end_of_the_connection() -> None:
+    async def begin_and_end(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await request.reader.readexactly(5)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await asyncio.sleep(0.05)
+        writer.close()
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 100_000
+        await asyncio.sleep(60)
+
+    async with asyncio.timeout(20), raw_server(begin_and_end) as raw, client_of(raw) as files:
+        with pytest.raises(APIConnectionError):
+            await files.upload(source(), purpose="batch", on_uncertain="raise")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "iterable", "small iterable"])
+async def test_a_connection_that_is_reset_shows_no_parameter_and_leaves_no_complaint(
+    kind: str,
+) -> None:
+    lengths = cycle([5] if kind == "small iterable" else range(0, 3_500_000, 500_000))
+
+    async def reset(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await request.reader.readexactly(next(lengths))
+        writer.transport.abort()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(1 if kind == "small iterable" else 90):
+            yield b"x" * (10 if kind == "small iterable" else 100_000)
+
+    complaints: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    params = {"subscription-key": "hidden-4711"}
+    async with raw_server(reset) as raw, client_of(raw, params=params) as files:
+        for _ in range(21):
+            source = b"x" * 9_000_000 if kind == "bytes" else pieces()
+            with pytest.raises((APIConnectionError, UploadUncertainError)) as caught:
+                await files.upload(source, purpose="batch", on_uncertain="raise")
+            shown = "".join(traceback.format_exception(caught.value))
+            assert "hidden-4711" not in shown
+            del caught
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("ending", ["early", "late", "cut"])

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -100,6 +101,9 @@ class Exchange:
             except TimeoutError:
                 if not bound.expired():  # it was aiohttp's, which bounds the whole
                     raise
+            # What has come in the turn in which the time was over has come.
+            if (chunk := body.read_nowait()) or body.is_eof():
+                return chunk
             if self._is_abandoned():
                 raise aiohttp.ClientPayloadError(_MALFORMED)
             if now() >= min(silent_at, until):
@@ -200,10 +204,14 @@ class Exchange:
     async def _until_sent(self) -> None:
         """Wait for the end of what is sent, where the server's success begins before that.
 
-        aiohttp ends the sending when the reply has come to its end, or the connection has.
+        aiohttp ends the sending when the reply has come to its end; when the connection has, the
+        source may not hear of it for long.
         """
-        if self._payload is not None and self._payload.is_sending:
-            await self._payload.sent.wait()
+        payload, body = self._payload, self._response.content
+        while payload is not None and payload.is_sending and body.exception() is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await payload.sent.wait()
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the reply or the body is not complete."""

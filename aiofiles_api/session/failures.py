@@ -60,8 +60,13 @@ def raise_ours(
     is_quiet = isinstance(error, OSError | aiohttp.ClientPayloadError) or (
         isinstance(error, aiohttp.ServerDisconnectedError) and isinstance(error.message, str)
     )
+    cause: BaseException | None = error
+    if isinstance(error, aiohttp.ClientOSError) and not isinstance(
+        error, aiohttp.ClientConnectorError
+    ):
+        cause = error.__cause__  # as its own text may show the URL, with the caller's parameters
     # The text of others may show the URL, what came instead of HTTP, or our headers with the key.
-    raise _translate(error, what, payload) from (error if is_quiet and not is_secret else None)
+    raise _translate(error, what, payload) from (cause if is_quiet and not is_secret else None)
 
 
 def _translate(error: Exception, what: str, payload: Payload | None) -> APIError:

@@ -209,8 +209,8 @@ class Payload(aiohttp.Payload):
         """End aiohttp's task that writes the body, and release the body."""
         self.is_answered()
         try:
-            if self._writer is not None and not self._writer.done():
-                self._writer.cancel()
+            if self._writer is not None:
+                self._writer.cancel()  # which is nothing where it is done
                 await settle(self._writer)
         finally:
             await self._body.aclose()
