@@ -128,7 +128,8 @@ class Threads:
     A thread for each piece of work would have them wait for the interpreter and wake each other:
     for small files that took several times as long as the work itself. For the same reason the
     thread sets out only behind what the loop has to do at once, and reports many at a time, so
-    that it and the loop run by turns rather than in each other's way.
+    that it and the loop run by turns rather than in each other's way. A thread that did not get on
+    is stuck until it does, and nothing waits for it any more.
 
     Args:
         limit: The most threads at one time.
@@ -139,7 +140,9 @@ class Threads:
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="aiofiles_api")
         self._waiting: deque[Work[object]] = deque()
         self._done: deque[Callable[[], None]] = deque()
-        self._busy = 0  # threads that were sent to work; on the loop alone is it changed
+        # Threads that were sent to work, those apart that are stuck; changed on the loop alone.
+        self._active: set[object] = set()
+        self._stuck: set[object] = set()
         self._got_on_at = 0.0
         self._will_begin = False
         self._will_report = False
@@ -150,7 +153,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         work = Work(function)
         self._waiting.append(cast("Work[object]", work))
-        if not self._busy:
+        if not self._active:
             if not self._will_begin:
                 self._will_begin = True
                 loop.call_soon(self._begin, loop)
@@ -182,19 +185,22 @@ class Threads:
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._will_begin = False
-        if not self._busy:
-            if len(self._waiting) > 1:
+        if not self._active:
+            if len(self._waiting) > 1 or self._stuck:
                 self._look_later(loop)
             self._send_another(loop)
 
     def _send_another(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._active) + len(self._stuck) == self._limit:
+            return
+        thread = object()
         try:
-            self._executor.submit(self._work, loop)
+            self._executor.submit(self._work, loop, thread)
         except RuntimeError as error:  # the system gives no more threads, or this is closed
-            if not self._busy:
+            if not self._active and not self._stuck:
                 self._give_up(error)
         else:
-            self._busy += 1
+            self._active.add(thread)
 
     def _give_up(self, error: RuntimeError) -> None:
         """Let all work fail that waits: nobody will do it."""
@@ -217,14 +223,16 @@ class Threads:
         """Send another thread if those at work do not get on, and take what they have done."""
         self._timer = None
         if self._waiting:
-            if self._busy < self._limit and time.monotonic() - self._got_on_at >= _PATIENCE:
+            if time.monotonic() - self._got_on_at >= _PATIENCE:
+                self._stuck |= self._active
+                self._active.clear()
                 self._send_another(loop)
             self._look_later(loop)
         self._report()
 
     # --- in threads ----------------------------------------------------------------------------
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, thread: object) -> None:
         """Do what waits until nothing does."""
         reported_at = time.monotonic()
         while self._waiting:
@@ -234,11 +242,13 @@ class Threads:
                 break
             work.run()
             self._done.append(work.finish)
+            if thread in self._stuck:
+                self._done.append(partial(self._got_on, thread))
             self._got_on_at = now = time.monotonic()
             if self._waiting and now - reported_at >= _REPORT:
                 reported_at = now
                 self._report_soon(loop)
-        self._done.append(self._left)
+        self._done.append(partial(self._left, thread))
         self._report_soon(loop)
 
     def _report_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -255,11 +265,17 @@ class Threads:
         while self._done:
             self._done.popleft()()
 
-    def _left(self) -> None:
+    def _got_on(self, thread: object) -> None:
+        """Take note that a thread is stuck no more."""
+        self._stuck.discard(thread)
+        self._active.add(thread)
+
+    def _left(self, thread: object) -> None:
         """Take note that a thread has left, and send another if work came meanwhile."""
-        # What could not be sent for want of a thread is done by a later one, and was not counted.
-        self._busy = max(self._busy - 1, 0)
-        if self._waiting and not self._busy:
+        # What could not be sent for want of a thread is done by a later one, and is in neither.
+        self._active.discard(thread)
+        self._stuck.discard(thread)
+        if self._waiting and not self._active:
             self._send_another(asyncio.get_running_loop())
 
 

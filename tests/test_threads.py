@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from aiofiles_api import FilesError
-from aiofiles_api.threads import Threads, join, settle
+from aiofiles_api.threads import Pending, Threads, join, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +93,63 @@ async def test_another_thread_joins_in_where_one_does_not_get_on(threads: Thread
     assert not waiting.done()
     slow.released.set()
     assert await join(waiting) == "done"
+
+
+async def test_what_is_stuck_holds_nothing_up_once_that_is_known(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = [Work() for _ in range(3)]
+    waiting = [threads.start(work) for work in stuck]
+    for work in stuck:
+        await work.started.wait()
+    assert await threads.run(lambda: "quick") == "quick"
+    monkeypatch.setattr("aiofiles_api.threads._PATIENCE", 60)
+    async with asyncio.timeout(5):
+        for number in range(5):
+            assert await threads.run(lambda: number) == number  # noqa: B023 - it is awaited
+    for work, pending in zip(stuck, waiting, strict=True):
+        work.released.set()
+        assert await join(pending) == "done"
+
+
+async def test_what_was_stuck_and_gets_on_does_what_waits() -> None:
+    threads = Threads(1)
+    stuck, other = Work(), Work()
+    first, second, third = threads.start(stuck), threads.start(other), threads.start(lambda: 3)
+    while not threads._stuck:
+        await asyncio.sleep(0.005)
+    assert not threads._active
+    stuck.released.set()
+    assert await join(first) == "done"
+    await other.started.wait()
+    fourth = threads.start(lambda: 4)
+    other.released.set()
+    assert [await join(work) for work in (second, third, fourth)] == ["done", 3, 4]
+    assert await threads.run(lambda: 5) == 5
+    while threads._active:
+        await asyncio.sleep(0.005)
+    assert not threads._stuck
+    threads.close()
+
+
+async def test_more_is_stuck_than_there_are_threads_and_all_is_done() -> None:
+    threads = Threads(2)
+    stuck = [Work() for _ in range(2)]
+    waiting: list[Pending[object]] = [threads.start(work) for work in stuck]
+    for work in stuck:
+        await work.started.wait()
+    while len(threads._stuck) < 2:
+        waiting.append(threads.start(lambda: "later"))
+        await asyncio.sleep(0.005)
+    waiting.append(threads.start(lambda: "last"))
+    await asyncio.sleep(0.005)
+    assert not waiting[-1].done()
+    stuck[1].released.set()
+    assert await join(waiting[-1]) == "last"
+    stuck[0].released.set()
+    for pending in waiting:
+        await join(pending)
+    threads.close()
 
 
 async def test_a_thread_is_told_that_it_is_wanted_elsewhere(threads: Threads) -> None:
