@@ -203,6 +203,7 @@ class PartFile:
         self._replaces = False
         self._has_gap = False
         self._writing: Work[int] | None = None
+        self._to_read_again: Sequence[Callable[[], None]] = ()
 
     async def prepare(self, filename: str | None = None, *, fallback: str = "") -> int | None:
         """Refuse what can be known to fail before anything is asked of the server.
@@ -219,7 +220,11 @@ class PartFile:
             InvalidArgumentError: The destination is no path.
             DestinationError: It exists and may not be replaced, or cannot be looked at.
         """
-        return await self._threads.run(partial(self._prepare, filename, fallback))
+        kept = await self._threads.run(partial(self._prepare, filename, fallback))
+        # A cancellation waits for the thread, which therefore reads a little at a time.
+        for piece in self._to_read_again:
+            await self._threads.run(piece)
+        return kept
 
     async def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Have `chunks` written; return as soon as those of the call before are.
@@ -315,10 +320,21 @@ class PartFile:
         if descriptor is None:
             return 0  # it is made when there is something to write: many downloads may wait by then
         self._begin_kept(part, descriptor)
+        size = os.lseek(descriptor, 0, os.SEEK_END)
         if self._hash is not None:
-            while chunk := os.read(descriptor, _REREAD):
-                self._hash.update(chunk)
-        return os.lseek(descriptor, 0, os.SEEK_END)
+            read_again = partial(self._read_again, descriptor, self._hash.update)
+            self._to_read_again = [
+                partial(read_again, range(start, min(start + _READ_AT_ONCE, size), _REREAD))
+                for start in range(0, size, _READ_AT_ONCE)
+            ]
+        return size
+
+    def _read_again(
+        self, descriptor: int, take: Callable[[bytes], object], offsets: Sequence[int]
+    ) -> None:
+        with _OsErrors(self.path):
+            for offset in offsets:
+                take(os.pread(descriptor, _REREAD, offset))
 
     def _kept_part(self, kept_as: str) -> str:
         name = hashlib.sha256(kept_as.encode()).hexdigest()[:24]
@@ -520,6 +536,9 @@ def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:
 
 _REREAD = 1024 * 1024
 """Bytes read at a time to take up the digest of what an earlier download has left."""
+
+_READ_AT_ONCE = 32 * _REREAD
+"""Bytes of that for which whoever is cancelled has to wait."""
 
 _ACL = "system.posix_acl_access"
 

@@ -27,7 +27,13 @@ from blockbuster import BlockBuster
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiofiles_api import DestinationError, FilesError, IntegrityError, InvalidArgumentError
+from aiofiles_api import (
+    DestinationError,
+    FilesError,
+    IntegrityError,
+    InvalidArgumentError,
+    partfile,
+)
 from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
 from aiofiles_api.threads import Threads, Work, join, settle
 
@@ -1405,7 +1411,12 @@ async def test_what_could_not_take_its_place_is_kept(
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-async def test_a_kept_part_is_read_again_for_the_digest(threads: Threads, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [32 * 2**20, 2**20, 100_000])
+async def test_a_kept_part_is_read_again_for_the_digest(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(partfile, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(partfile, "_REREAD", min(at_once, 2**20))
     content = CONTENT * 5  # more than is read at a time
     digest = hashlib.sha256(content).hexdigest()
     first, second = (kept_part(tmp_path / "file", threads, sha256=digest) for _ in range(2))
@@ -1414,6 +1425,31 @@ async def test_a_kept_part_is_read_again_for_the_digest(threads: Threads, tmp_pa
     assert await second.prepare() == 1_200_000
     await second.commit([content[1_200_000:]])
     assert (tmp_path / "file").read_bytes() == content
+
+
+async def test_a_cancellation_waits_for_a_piece_of_what_is_read_again_and_not_for_all(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave(kept_part(tmp_path / "file", threads), CONTENT)
+    part = kept_part(tmp_path / "file", threads, sha256="0" * 64)
+    reads, read, loop = 0, os.pread, asyncio.get_running_loop()
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        loop.call_soon_threadsafe(task.cancel)
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(partfile, "_READ_AT_ONCE", 10)
+    monkeypatch.setattr(partfile, "_REREAD", 10)
+    monkeypatch.setattr(os, "pread", pread)
+    task = asyncio.create_task(part.prepare())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reads == 1
+    await part.keep([])
+    [left] = tmp_path.iterdir()
+    assert left.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("is_checked", [True, False])
