@@ -106,6 +106,25 @@ def test_it_neither_needs_nor_uses_what_the_environment_says(
     assert command("demo", "--size-mb", "1").status == 0
 
 
+def test_it_runs_no_module_that_lies_in_the_working_directory(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    (temporary / "random.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(temporary)
+    monkeypatch.setenv("PYTHONPATH", "")
+    ran = command("demo", "--size-mb", "1")
+    assert (ran.status, ran.err) == (0, "")
+
+
+def test_its_server_finds_modules_where_the_environment_says(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    (temporary / "sitecustomize.py").write_text(f"open({str(temporary / 'seen')!r}, 'w').close()")
+    monkeypatch.setenv("PYTHONPATH", str(temporary))
+    assert command("demo", "--size-mb", "1").status == 0
+    assert (temporary / "seen").exists()
+
+
 def test_it_refuses_to_begin_without_enough_space(
     command: CommandLine, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:

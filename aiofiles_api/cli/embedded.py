@@ -7,11 +7,17 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiofiles_api import FilesError
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["embedded_server"]
+
+# An import must not find what lies about in the working directory, which is what -m alone would
+# have first on the path. The package itself may be there only because we are: it is told where.
+_COMMAND = ("-P", "-m", "aiofiles_api", "serve")
+_ROOT = str(Path(__file__).parents[2])
 
 _GRACE_SECONDS = 5.0
 _ANNOUNCEMENT = "export OPENAI_BASE_URL="
@@ -47,7 +53,8 @@ class _Server:
         options = ["--port=0", f"--data-dir={self._data_dir}"]
         with open(self._log, "w", encoding="utf-8") as log:
             process = self._process = subprocess.Popen(  # noqa: S603 - it is this very package
-                [sys.executable, "-m", "aiofiles_api", "serve", *options],
+                [sys.executable, *_COMMAND, *options],
+                env={**os.environ, "PYTHONPATH": _python_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -71,3 +78,9 @@ class _Server:
                 process.wait(_GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _python_path() -> str:
+    """Return where the server's process looks for modules besides the usual places."""
+    there = os.environ.get("PYTHONPATH")
+    return os.pathsep.join((_ROOT, there) if there else (_ROOT,))
