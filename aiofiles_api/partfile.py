@@ -42,6 +42,9 @@ _LONGEST_NAME = 255
 
 _LONGEST_EXTENSION = 32
 
+_ENOUGH = 1000
+"""Characters of a long name's beginning, and of its end, that are looked at: fewer are kept."""
+
 _RESERVED = r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\s|\.|$)"
 """Names of devices on Windows, with anything behind a space or a dot."""
 
@@ -142,7 +145,9 @@ def safe_filename(filename: str, *, fallback: str) -> str:
 
 def _plain(filename: str) -> str:
     """Return the last part of a path with what is unsafe replaced, empty if that is all of it."""
-    last = re.split(r"[/\\]", filename)[-1]
+    last = filename[max(filename.rfind("/"), filename.rfind("\\")) + 1 :]
+    if len(last) > 2 * _ENOUGH:  # which would take long, on the loop in places
+        last = last[:_ENOUGH] + last[-_ENOUGH:]
     name = "".join("_" if _is_unsafe(character) else character for character in last)
     name = _strip_end(name.lstrip())
     return name if re.search(r"[^._\s\u200c\u200d]", name) else ""

@@ -883,6 +883,22 @@ def test_a_name_of_a_million_characters_takes_no_time() -> None:
     assert safe_filename("a" + " ." * 500_000 + "x", fallback="").startswith("a")
 
 
+def test_of_a_name_of_a_million_characters_only_few_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked, is_unsafe = 0, partfile._is_unsafe
+
+    def look(character: str) -> bool:
+        nonlocal looked
+        looked += 1
+        return is_unsafe(character)
+
+    monkeypatch.setattr(partfile, "_is_unsafe", look)
+    name = "../" + "ä" * 1_000_000 + ".jsonl"
+    assert safe_filename(name, fallback="") == "ä" * 124 + ".jsonl"
+    assert looked < 10_000
+
+
 # --- cancellation -------------------------------------------------------------------------------
 
 
