@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -249,17 +250,17 @@ async def read_content(session: SessionManager, file: str | FileObject, *, max_b
 async def _read(session: SessionManager, file: str | FileObject, max_bytes: int) -> bytes:
     identifier = file_id(file)
     content = Content(session, identifier, expected=_known_length(file))
-    body = bytearray()
+    body = BytesIO()  # which hands out what it holds, where a bytearray would be copied
     try:
         _check_bound(identifier, content.total, max_bytes)
         await content.open()
         _check_bound(identifier, content.total, max_bytes)
         while chunk := await content.read():
-            body += chunk
-            _check_bound(identifier, len(body), max_bytes)
+            body.write(chunk)
+            _check_bound(identifier, body.tell(), max_bytes)
     finally:
         await content.aclose()
-    return bytes(body)
+    return body.getvalue()
 
 
 class ContentStream:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import anyio
@@ -1044,3 +1045,24 @@ async def test_read_stops_at_the_bound_where_no_length_was_told() -> None:
     async with nothing_leaks(), raw_server(endless) as raw, client_of(raw) as files:
         with pytest.raises(ContentTooLargeError):
             await files.read("file-1", max_bytes=1_000_000)
+
+
+async def test_what_is_read_is_held_once() -> None:
+    size = 16_000_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+
+    async def send(_request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        for _ in range(size // 50_000):
+            writer.write(bytes(50_000))
+            await writer.drain()
+
+    async with raw_server(send) as raw, client_of(raw) as files:
+        tracemalloc.start()
+        try:
+            content = await files.read("file-1")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert content == bytes(size)
+    assert peak < 1.5 * size
