@@ -585,6 +585,64 @@ async def test_a_socket_that_is_silent_holds_no_thread(
         await reader.aclose()
 
 
+async def test_pipes_that_are_silent_leave_the_threads_alone(
+    threads: WatchedThreads, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        readers = []
+        for number in range(10):
+            path = tmp_path / f"{number}"
+            os.mkfifo(path)
+            readers.append(await as_source(path, threads).open())
+            reading, writing = os.pipe()
+            stack.callback(os.close, writing)
+            file = stack.enter_context(os.fdopen(reading, "rb"))
+            readers.append(await as_source(file, threads).open())
+        reads = [asyncio.create_task(reader.read()) for reader in readers]
+        while threads.started < 40 or threads.active:  # each was opened, and looked at once
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.03)
+        assert threads.started == 40
+        for read in reads:
+            read.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await read
+        for reader in readers:
+            await reader.aclose()
+
+
+async def test_a_pipe_that_is_closed_while_it_is_silent_is_a_source_error(
+    threads: WatchedThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiofiles_api.sources.threaded._LOOK", 0.02)
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        reader = await as_source(file, threads).open()
+        read = asyncio.create_task(reader.read())
+        await asyncio.sleep(0.03)
+        assert not read.done()
+        file.close()
+        with pytest.raises(SourceError, match="closed file"):
+            await read
+    os.close(writing)
+
+
+async def test_a_pipe_may_be_watched_by_its_owner_as_well(threads: WatchedThreads) -> None:
+    reading, writing = os.pipe()
+    loop = asyncio.get_running_loop()
+    noticed = asyncio.Event()
+    with open(reading, "rb") as file:
+        loop.add_reader(file, noticed.set)
+        reader = await as_source(file, threads).open()
+        read = asyncio.create_task(reader.read())
+        await asyncio.sleep(0.02)
+        os.write(writing, b"some")
+        assert await read == b"some"
+        assert noticed.is_set()
+        assert loop.remove_reader(file)
+    os.close(writing)
+
+
 async def test_sources_that_block_keep_no_thread_from_files_and_can_be_left(
     threads: WatchedThreads, tmp_path: Path
 ) -> None:

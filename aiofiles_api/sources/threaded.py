@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from aiofiles_api.sources.contract import Buffer, Reader
 from aiofiles_api.sources.reading import CHUNK, checked_chunk, unreadable
@@ -12,11 +14,11 @@ from aiofiles_api.threads import Threads, Work, settle, until_done
 
 __all__ = ["PipeReader", "ThreadReader", "open_in_thread"]
 
-_PIPE_POLL = 100
-"""Milliseconds for which a thread waits for a pipe before it looks whether it is still wanted."""
+_LOOK = 1.0
+"""Seconds after which a silent pipe is looked at again: of its being closed nobody tells."""
 
-_PIPE_STEP = 5
-"""Milliseconds after which it looks whether other work waits for a thread."""
+_PAUSE = 0.05
+"""Seconds after which what cannot be watched is looked at again."""
 
 
 class ThreadReader:
@@ -70,6 +72,8 @@ class ThreadReader:
 class PipeReader:
     """A pipe, a terminal or a device: it may be silent for long, and a thread must not wait for it.
 
+    The loop waits, and a thread reads what has come.
+
     Args:
         threads: Where to read.
         descriptor: Gives the number to be watched.
@@ -97,31 +101,38 @@ class PipeReader:
 
     async def read(self) -> Buffer:
         """Return what has come, waiting for some."""
-        while True:
-            chunk = await self._threads.run(self._poll)
-            if chunk is not None:
-                return chunk
+        while (chunk := await self._threads.run(self._read_ready)) is None:
+            await self._wait()
+        return chunk
 
-    def _poll(self) -> bytes | None:
+    def _read_ready(self) -> bytes | None:
+        """Return what has come, or `None`; to be called in a thread."""
         try:
             poller = select.poll()
             poller.register(self._descriptor(), select.POLLIN)
-            is_ready = self._waits_for(poller)
-            chunk = self._read(CHUNK) if is_ready else None
+            chunk = self._read(CHUNK) if poller.poll(0) else None
         except BlockingIOError:
             return None
         except (OSError, ValueError) as error:
             raise unreadable(self._what, error) from error
         return None if chunk is None else checked_chunk(chunk, self._what)
 
-    def _waits_for(self, poller: select.poll) -> bool:
-        """Wait a while, as long as nothing else waits for the thread; return whether it came."""
-        is_ready = bool(poller.poll(_PIPE_STEP))
-        for _ in range(_PIPE_POLL // _PIPE_STEP - 1):
-            if is_ready or self._threads.is_wanted:
-                break
-            is_ready = bool(poller.poll(_PIPE_STEP))
-        return is_ready
+    async def _wait(self) -> None:
+        """Wait until something may have come, or something else has happened to it."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        with ExitStack() as stack:
+            try:
+                # One of our own: the caller may close theirs, or have the loop watch it.
+                descriptor = os.dup(self._descriptor())
+                stack.callback(os.close, descriptor)
+                loop.add_reader(descriptor, ready.set)
+                stack.callback(loop.remove_reader, descriptor)
+                pause = _LOOK
+            except (OSError, ValueError):  # closed, or one of the devices that cannot be watched
+                pause = _PAUSE
+            stack.callback(loop.call_later(pause, ready.set).cancel)
+            await ready.wait()
 
     async def aclose(self) -> None:
         """Release what was opened."""
