@@ -877,6 +877,37 @@ async def test_a_cancellation_within_a_source_is_a_source_error(
     await reader.aclose()
 
 
+class CancelledFile(io.BytesIO):
+    def tell(self) -> int:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("where", ["tell", "seek", "blocking tell"])
+async def test_a_cancellation_within_a_file_object_that_is_opened_is_a_source_error(
+    threads: WatchedThreads, where: str
+) -> None:
+    error = asyncio.CancelledError()
+    is_blocking = where == "blocking tell"
+    file = FileObjectOf(CancelledFile()) if is_blocking else BrokenAsyncFile(error, where=where)
+    with pytest.raises(SourceError, match="raised CancelledError"):
+        await as_source(file, threads).open()
+
+
+async def test_cancelling_the_opening_of_an_asynchronous_file_is_a_cancellation(
+    threads: WatchedThreads,
+) -> None:
+    class Slow(OnlyAsyncRead):
+        async def tell(self) -> int:
+            await asyncio.Event().wait()
+            return 0
+
+    opening = asyncio.create_task(as_source(Slow(SMALL), threads).open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+
+
 @pytest.mark.parametrize(
     "thing", [None, 7, 1.5, object(), len, int], ids=lambda thing: type(thing).__name__
 )
@@ -992,7 +1023,7 @@ class BrokenAsyncIterable:
 
 
 class BrokenAsyncFile:
-    def __init__(self, error: Exception, *, where: str) -> None:
+    def __init__(self, error: BaseException, *, where: str) -> None:
         self._error = error
         self._where = where
 

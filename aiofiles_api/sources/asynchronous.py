@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol, cast
 
 from aiofiles_api.sources.contract import AsyncBinaryFile, Buffer, ChunkSize, Reader
@@ -42,13 +42,11 @@ class AsyncFileSource:
         if self.is_spent:
             raise not_replayable(self._what)
         length = None
-        try:
+        with _readable(self._what):
             if not self._consumed:
                 self._start = await _async_position(self._file)
             if self._start is not None:
                 length = await _async_length_from(self._file, self._start)
-        except Exception as error:
-            raise unreadable(self._what, error) from error
         return _AsyncReader(self._read, self._what, length=length)
 
     async def _read(self) -> object:
@@ -67,15 +65,8 @@ class _AsyncReader:
         self._what = what
 
     async def read(self) -> Buffer:
-        try:
+        with _readable(self._what):
             chunk = await self._read()
-        except Exception as error:
-            raise unreadable(self._what, error) from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise unreadable(self._what, error) from error  # a task of the source's own was
         return checked_chunk(chunk, self._what)
 
     async def aclose(self) -> None:
@@ -111,6 +102,20 @@ class AsyncIterableSource:
                 pass  # an empty one would say that this is the end
             return chunk
         return b""
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Make a `SourceError` of what the caller's code raises."""
+    try:
+        yield
+    except Exception as error:
+        raise unreadable(what, error) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise unreadable(what, error) from error  # a task of the source's own was
 
 
 async def _async_position(file: _AsyncSeekableFile) -> int | None:

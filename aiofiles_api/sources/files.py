@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import socket
@@ -286,7 +287,7 @@ class FileSource:
             if not self._consumed:
                 self._start = _position(self._file)
             return None if self._start is None else _length_from(self._file, self._start)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             raise unreadable(self._what, error) from error
 
     def _read(self, size: int) -> object:
