@@ -521,6 +521,21 @@ def test_ids_that_are_not_found_are_failures_among_others(
     assert "1 of 2 files failed" in ran.err
 
 
+@pytest.mark.parametrize("arguments", ["download -o {}/", "delete", "delete --dry-run"])
+def test_fail_fast_stops_at_an_id_that_is_not_found(
+    server: Server, command: CommandLine, tmp_path: Path, arguments: str
+) -> None:
+    file = server.put(b"1", "a")
+    words = (*arguments.format(tmp_path).split(), "file-none", file.id, "file-none-either")
+    ran = command.on_terminal(*words, "--fail-fast", "--concurrency=1", types="y\n")
+    assert ran.status == 1
+    assert "retrieving file-none: 404" in ran.err
+    assert "1 of 3 files failed, 2 were not tried; " in ran.err
+    assert "[y/N]" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+    assert server.files() == [file]
+
+
 def test_download_goes_on_from_what_was_kept(
     command: CommandLine, server: Server, tmp_path: Path
 ) -> None:

@@ -83,11 +83,16 @@ async def delete(
                     found,
                     concurrency=concurrency,
                     missing_ok=missing_ok,
+                    fail_fast=fail_fast,
                 )
-            count = len(ids) if is_known else found.sought
+            is_over = fail_fast and bool(found.failures)
+            count = len(ids) if is_known or is_over else found.sought
             telling = Telling(screen, _DELETION, count=count)
             for name, error in found.failures:
                 await telling.tell_failure(name, error, attempts=1)
+            if is_over:
+                telling.end()
+                return telling.status
             if dry_run:
                 await _show(screen, found)
                 telling.end()

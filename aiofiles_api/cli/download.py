@@ -97,10 +97,17 @@ async def download(
     with Spool[FileObject]() as spool:
         found = Found(spool)
         async with connection.client(concurrency=concurrency, rpm=rpm) as files:
-            await find(screen, files, ids or selection, found, concurrency=concurrency)
-            telling = Telling(screen, _DOWNLOAD, count=found.sought, journal=journal)
+            await find(
+                screen, files, ids or selection, found, concurrency=concurrency, fail_fast=fail_fast
+            )
+            is_over = fail_fast and bool(found.failures)
+            count = len(ids) if is_over else found.sought
+            telling = Telling(screen, _DOWNLOAD, count=count, journal=journal)
             for name, error in found.failures:
                 await telling.tell_failure(name, error, attempts=1)
+            if is_over:
+                telling.end()
+                return telling.status
             with screen.watching("downloaded", count=found.count, total=found.bytes) as watch:
                 items = (DownloadItem(file, sha256=sha256) for file in spool)
                 progress = telling.moved(watch)

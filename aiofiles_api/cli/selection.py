@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 from cyclopts import CycloptsError
@@ -22,6 +23,8 @@ __all__ = ["MOST_SHOWN", "Found", "Selection", "find"]
 
 MOST_SHOWN = 20
 """Files that a question names."""
+
+_Answer: TypeAlias = FileObject | tuple[str, FilesError]
 
 
 @attrs.frozen
@@ -106,10 +109,12 @@ async def find(
     *,
     concurrency: int,
     missing_ok: bool = False,
+    fail_fast: bool = False,
 ) -> None:
     """Find the files with some ids, in that order, or those that fit, the oldest first.
 
-    What is uploaded later then comes last, and does not change the names of the others.
+    What is uploaded later then comes last, and does not change the names of the others. With
+    `fail_fast` the first id that comes to nothing is the last one that is looked up.
     """
     with (
         screen.told_if_interrupted(lambda: f"{found.count:,} files found, nothing was done"),
@@ -118,7 +123,8 @@ async def find(
         if isinstance(wanted, Selection):
             await _list(files, wanted, found)
         else:
-            await _retrieve(files, wanted, found, concurrency, missing_ok=missing_ok)
+            answers = _retrieve(files, wanted, concurrency)
+            await _take(answers, found, missing_ok=missing_ok, fail_fast=fail_fast)
 
 
 async def _list(files: FilesClient, selection: Selection, found: Found) -> None:
@@ -130,18 +136,26 @@ async def _list(files: FilesClient, selection: Selection, found: Found) -> None:
             await in_thread(partial(found.add, fitting))
 
 
-async def _retrieve(
-    files: FilesClient, ids: Iterable[str], found: Found, concurrency: int, *, missing_ok: bool
-) -> None:
-    async def ask(identifier: str) -> FileObject | tuple[str, FilesError]:
+def _retrieve(
+    files: FilesClient, ids: Iterable[str], concurrency: int
+) -> AsyncGenerator[_Answer, None]:
+    async def ask(identifier: str) -> _Answer:
         try:
             return await files.retrieve(identifier)
         except FilesError as error:
             return identifier, error
 
-    async with aclosing(concurrently(ids, ask, concurrency=concurrency)) as answers:
+    return concurrently(ids, ask, concurrency=concurrency)
+
+
+async def _take(
+    answers: AsyncGenerator[_Answer, None], found: Found, *, missing_ok: bool, fail_fast: bool
+) -> None:
+    async with aclosing(answers):
         async for answer in answers:
             if isinstance(answer, FileObject):
                 await in_thread(partial(found.add, [answer]))
             elif not (missing_ok and isinstance(answer[1], NotFoundError)):
                 found.failures.append(answer)
+                if fail_fast:
+                    return
