@@ -1089,6 +1089,28 @@ def test_serve_says_why_it_cannot(server: Server, command: CommandLine, tmp_path
     assert f"with --data-dir {path}: " in ran.err
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".com"])
+def test_serve_says_that_a_host_is_none(command: CommandLine, host: str) -> None:
+    ran = command("serve", "--port=0", "--host", host)
+    assert ran.status == 1
+    assert ran.err.startswith(f"aiofiles-api: cannot serve on {host} port 0: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_serve_tells_of_output_that_fails_as_other_commands_do() -> None:
+    serve = (*COMMAND, "serve", "--port=0")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(serve, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "aiofiles-api: standard output: No space left on device\n"
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.anyio
 async def test_serve_lets_go_wrong_what_a_file_says(tmp_path: Path) -> None:
     path = write(tmp_path / "faults.toml", b'[[fault]]\nkind = "error-reply"\nstatus = 500')

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Annotated
 
@@ -55,10 +56,8 @@ async def serve(
         load_faults,
     )
 
-    try:
+    with _told("cannot use the faults", OSError, FaultsFileError):
         wanted = () if faults is None else await in_thread(partial(load_faults, faults))
-    except (OSError, FaultsFileError) as error:
-        raise FilesError(f"cannot use the faults: {error}") from error
     limit = None if requests_per_minute is None else RateLimit(requests_per_minute)
     emulator = Emulator(
         data_dir,
@@ -69,21 +68,41 @@ async def serve(
         faults=wanted,
         rate_limit=limit,
     )
-    try:
-        async with emulator as server:
-            key = "any" if api_key is None else "'the key that you chose'"
-            sys.stdout.write(
-                f"export OPENAI_BASE_URL={server.base_url}\nexport OPENAI_API_KEY={key}\n"
-            )
-            sys.stdout.flush()
-            kept = "a temporary directory" if data_dir is None else data_dir
-            sys.stderr.write(f"{NAME}: serving from {kept}; Ctrl-C stops it\n")
-            await _until_cancelled()
-    except (OSError, DataDirInUseError, sqlite3.Error) as error:
-        where = f"cannot serve on {host} port {port}"
-        kept = "" if data_dir is None else f" with --data-dir {data_dir}"
-        raise FilesError(f"{where}{kept}: {error}") from error
+    kept = "" if data_dir is None else f" with --data-dir {data_dir}"
+    told = partial(
+        _told,
+        f"cannot serve on {host} port {port}{kept}",
+        OSError,
+        UnicodeError,  # the host is no name that can be looked up
+        DataDirInUseError,
+        sqlite3.Error,
+    )
+    async with AsyncExitStack() as stack:
+        with told():
+            server = await stack.enter_async_context(emulator)
+        # Outside of that, because output that fails is no failure of the server.
+        _announce(server.base_url, api_key, data_dir)
+        await _until_cancelled()
+        with told():
+            await stack.aclose()
     return 0
+
+
+@contextmanager
+def _told(task: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Tell errors of some kinds as those of a task."""
+    try:
+        yield
+    except kinds as error:
+        raise FilesError(f"{task}: {error}") from error
+
+
+def _announce(base_url: str, api_key: str | None, data_dir: str | None) -> None:
+    key = "any" if api_key is None else "'the key that you chose'"
+    sys.stdout.write(f"export OPENAI_BASE_URL={base_url}\nexport OPENAI_API_KEY={key}\n")
+    sys.stdout.flush()
+    kept = "a temporary directory" if data_dir is None else data_dir
+    sys.stderr.write(f"{NAME}: serving from {kept}; Ctrl-C stops it\n")
 
 
 async def _until_cancelled() -> None:
