@@ -84,12 +84,14 @@ async def upload(
     spool: bool,
     progress: ProgressSink | None,
     idempotency_key: str | None = None,
+    may_be_replayed: bool = False,
     on_attempt: Callable[[int], object] | None = None,
 ) -> FileObject:
     """Send a source and return the file as the server stored it.
 
-    `idempotency_key` is that of an earlier process which may have sent the same already, and
-    `on_attempt` is called with the number of each attempt before it is made.
+    `idempotency_key` is that of an earlier process which may have sent the same already,
+    `may_be_replayed` says that it has begun to, and `on_attempt` is called with the number of each
+    attempt before it is made.
     """
     if on_uncertain not in _WAYS:
         msg = f"on_uncertain: {on_uncertain!r} is none of {', '.join(_WAYS)}"
@@ -123,6 +125,7 @@ async def upload(
                 filename=name,
                 meter=Meter(progress),
                 idempotency_key=idempotency_key,
+                may_be_replayed=may_be_replayed,
                 on_attempt=on_attempt,
             )
             with session.sending:
@@ -148,6 +151,7 @@ class _Sending:
         filename: str,
         meter: Meter,
         idempotency_key: str | None,
+        may_be_replayed: bool,
         on_attempt: Callable[[int], object] | None,
     ) -> None:
         self._session = session
@@ -167,7 +171,7 @@ class _Sending:
         # Whether an attempt may be stored that nobody has looked for, or seen when they did.
         self._was_uncertain = False
         # Whether the server may have had this key before, from an earlier attempt or run.
-        self._may_be_replayed = idempotency_key is not None
+        self._may_be_replayed = may_be_replayed
 
     async def run(self, on_uncertain: OnUncertain) -> FileObject:
         """Send until there is a result, looking before each attempt that may be the second."""

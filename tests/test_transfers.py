@@ -767,6 +767,20 @@ async def test_two_items_of_one_content_become_two_files_though_the_server_heeds
         assert len(ids) == 2
 
 
+async def test_a_server_that_stores_equal_contents_once_gets_each_upload_once(
+    tmp_path: Path,
+) -> None:
+    stored_once = (
+        '{"id": "file-1", "bytes": 10, "created_at": 1, "filename": "f", "purpose": "batch"}'
+    )
+    async with raw_server(reply(stored_once)) as raw, client_of(raw) as files:
+        manager = TransferManager(files, journal=tmp_path / "journal")
+        items = sources(tmp_path / "in", 10)
+        outcomes = await collected(manager.upload_all(items, purpose="batch"))
+        assert [outcome.error for outcome in outcomes] == [None] * 10
+        assert len(raw.requests) == 10
+
+
 async def test_a_changed_file_is_a_new_item(files: FilesClient, tmp_path: Path) -> None:
     [path] = sources(tmp_path / "in", 1)
     manager = TransferManager(files, journal=tmp_path / "journal")

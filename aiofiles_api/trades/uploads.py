@@ -180,6 +180,7 @@ class Uploads(Trade[Upload, FileObject]):
             spool=False,
             progress=sink_for(self._progress, job),
             idempotency_key=None if job.row is None else self._idempotency_key(job.row),
+            may_be_replayed=job.was_begun,
             on_attempt=partial(setattr, job, "attempts"),
         )
 
