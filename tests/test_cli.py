@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -823,6 +824,45 @@ def test_output_that_goes_out_only_in_part_is_a_failure(tmp_path: Path, unbuffer
     assert done.stderr == "aiofiles-api: standard output: File too large\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("info file-none", 1), ("frobnicate", 2), ("list", 1)]
+)
+def test_what_nobody_can_be_told_is_in_the_status_all_the_same(
+    server: Server, arguments: str, status: int
+) -> None:
+    server.put(b"1", "a")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, *arguments.split()], stdout=full, stderr=full, check=False)
+    assert done.returncode == status
+
+
+def test_a_terminal_that_is_closed_ends_it_as_its_signal_does() -> None:
+    program = """
+import fcntl, sys, termios
+from aiofiles_api.__main__ import main
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+sys.exit(main())
+"""
+    leader, follower = pty.openpty()
+    with (
+        scripted(silence) as base_url,
+        subprocess.Popen(
+            [sys.executable, "-c", program, "list", "--base-url", base_url, "--api-key", KEY],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={**os.environ, "TERM": "xterm-256color"},
+            start_new_session=True,  # whose terminal it can then be
+        ) as process,
+    ):
+        os.close(follower)
+        shown = b""
+        while b"asking for the first page" not in shown:
+            shown += os.read(leader, 4096)
+        os.close(leader)
+        assert process.wait() == 128 + signal.SIGHUP
+
+
 def test_closed_streams_do_no_harm(server: Server, tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"1")
     done = subprocess.run(
@@ -1061,6 +1101,19 @@ async def test_serve_keeps_files_and_takes_any_key(tmp_path: Path) -> None:
         FilesClient(base_url=emulator.base_url, api_key=KEY) as files,
     ):
         assert [it async for it in files.list()] == [file]
+
+
+@pytest.mark.anyio
+async def test_serve_needs_nobody_who_reads_what_it_says() -> None:
+    with open("/dev/full", "wb") as full:
+        child = await asyncio.create_subprocess_exec(
+            *COMMAND, "serve", "--port=0", stdout=subprocess.PIPE, stderr=full
+        )
+    base_url, key = await announced(child)
+    async with FilesClient(base_url=base_url, api_key=key) as files:
+        assert [it async for it in files.list()] == []
+    child.send_signal(signal.SIGINT)
+    assert await child.wait() == 0
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from cyclopts import CycloptsError
 
 from aiofiles_api import FilesError, InvalidArgumentError
 from aiofiles_api.cli.app import app
-from aiofiles_api.cli.screen import Screen
+from aiofiles_api.cli.screen import Screen, abandon, dispensable
 from aiofiles_api.cli.text import in_options
 
 __all__ = ["run", "until_signalled"]
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except* KeyboardInterrupt:
         status = _INTERRUPTED
     except* BrokenPipeError:
-        _abandon_output()
+        abandon(sys.stdout)
         status = _CUT_OFF
     except* CycloptsError as group:
         _complain(_first(group))
@@ -64,8 +64,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except* FilesError as group:
         _complain(_first(group))
     except* OSError as group:
-        _abandon_output()
+        abandon(sys.stdout)
         _complain(_first(group))
+        status = status or _FAILED
+    with dispensable(sys.stderr):
+        sys.stderr.flush()
     return int(status)
 
 
@@ -107,7 +110,8 @@ async def until_signalled(command: Coroutine[object, object, int]) -> int:
         signal.signal(number, receive)
     try:
         return await running
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, OSError):
+        # A terminal that is closed tells so by a signal, and then cannot be drawn on.
         if not received:
             raise
         return 128 + received[0][0]
@@ -135,13 +139,6 @@ def _whole(stream: TextIO) -> TextIO:
     # With PYTHONUNBUFFERED there is no buffer, which would write what a raw file leaves over.
     buffer = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffer, encoding=stream.encoding, line_buffering=True)
-
-
-def _abandon_output() -> None:
-    """Have Python flush to nowhere what it could not write, or it would complain at its exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _complain(error: BaseException) -> None:

@@ -31,7 +31,7 @@ from aiofiles_api.cli.text import (
 if TYPE_CHECKING:
     from aiofiles_api.cli.terminal import Terminal
 
-__all__ = ["NAME", "Screen", "Track", "Watch"]
+__all__ = ["NAME", "Screen", "Track", "Watch", "abandon", "dispensable"]
 
 NAME = "aiofiles-api"
 
@@ -146,10 +146,16 @@ class Screen:
     def complain(self, message: str) -> None:
         """Print one line on standard error."""
         line = one_line(message)
-        if self._has_errors:
-            self._canvas.print_complaint(NAME, line)
-        else:
-            _write(self._err, f"{NAME}: {line}\n")
+        with dispensable(self._err):
+            if self._has_errors:
+                self._canvas.print_complaint(NAME, line)
+            else:
+                _write(self._err, f"{NAME}: {line}\n")
+
+    def announce(self, message: str) -> None:
+        """Print one line on standard error that is no complaint."""
+        with dispensable(self._err):
+            _write(self._err, f"{NAME}: {printable(message)}\n")
 
     @contextmanager
     def told_if_interrupted(self, summary: Callable[[], str]) -> Iterator[None]:
@@ -228,6 +234,22 @@ class Screen:
     async def _in_thread(self, work: Callable[[], None]) -> None:
         # A reader that pauses, as a pager does, must not hold the event loop.
         await anyio.to_thread.run_sync(work, limiter=self._turn)
+
+
+def abandon(stream: TextIO) -> None:
+    """Have Python flush to nowhere what it could not write, or it would complain at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def dispensable(stream: TextIO) -> Iterator[None]:
+    """Abandon a stream that cannot be written to, where the exit status tells the same."""
+    try:
+        yield
+    except OSError:
+        abandon(stream)
 
 
 def _terminal(stream: TextIO) -> Terminal:

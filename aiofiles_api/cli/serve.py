@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import CycloptsError, Parameter, validators
 
 from aiofiles_api import FilesError
-from aiofiles_api.cli.screen import NAME
+from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["serve"]
@@ -102,7 +102,7 @@ def _announce(base_url: str, api_key: str | None, data_dir: str | None) -> None:
     sys.stdout.write(f"export OPENAI_BASE_URL={base_url}\nexport OPENAI_API_KEY={key}\n")
     sys.stdout.flush()
     kept = "a temporary directory" if data_dir is None else data_dir
-    sys.stderr.write(f"{NAME}: serving from {kept}; Ctrl-C stops it\n")
+    Screen().announce(f"serving from {kept}; Ctrl-C stops it")
 
 
 async def _until_cancelled() -> None:
