@@ -108,6 +108,17 @@ def test_upload_sends_nothing_where_it_knows_that_something_is_wrong(
     assert last.startswith("aiofiles-api: nothing was sent")
 
 
+@pytest.mark.parametrize("name", ["a  b", "a\xa0b", "a\tb", "a\nb", "a\r"])
+def test_what_is_wrong_with_a_file_is_told_under_its_name_and_no_other(
+    server: Server, command: CommandLine, tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / name, b"")
+    err = command("upload", path, "-p", "vision").err
+    assert err.splitlines()[0] == f"aiofiles-api: {tmp_path}/{printable(name)}: it is empty"
+    err = command("upload", path, "-p", "no-such-purpose", "--no-check=all").err
+    assert err.startswith(f"aiofiles-api: {tmp_path}/{printable(name)}: uploading ")
+
+
 def test_a_failure_that_does_not_name_the_path_gets_it_in_front(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
@@ -733,7 +744,7 @@ def test_a_number_that_is_no_time_is_left_as_it_is() -> None:
 def test_only_what_does_not_show_as_itself_is_escaped() -> None:
     assert printable("Grüße, 世界 🎉 at\u202f9:41") == "Grüße, 世界 🎉 at\u202f9:41"
     assert printable("\x00\x9b\x7f\u2028\udc80\u200b") == r"\x00\x9b\x7f\u2028\udc80\u200b"
-    assert one_line("a\n  b\x1b\n") == r"a b\x1b"
+    assert one_line("a\n  b\x1b\n\n") == r"a b\x1b"
 
 
 # --- the process ---------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_told_and_what_is_no_file_is_left_out(
     assert gathering.problems == [
         f"{tmp_path}/broken: it cannot be read: No such file or directory",
         f"{locked}: it cannot be read: Permission denied",
-        "a\0b: it cannot be read: it is no path",
+        r"a\x00b: it cannot be read: it is no path",
     ]
 
 
@@ -329,7 +329,7 @@ def test_only_checks_that_refuse_a_file_are_said_to_be_left_out(
     nothing = "aiofiles-api: nothing was sent; mend or leave out these files"
     gone = "it cannot be read: No such file or directory; the list has CRLF line ends"
     ran = command("upload", "gone\r", "-p", "batch")
-    assert ran.err.splitlines() == [f"aiofiles-api: gone : {gone}", nothing]
+    assert ran.err.splitlines() == [rf"aiofiles-api: gone\r: {gone}", nothing]
     for name, content in (("a.txt", b"{}"), ("b.jsonl", b"")):
         write(tmp_path / name, content)
     ran = command("upload", str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl"), "-p", "batch")

@@ -37,7 +37,7 @@ from aiofiles_api.cli.outcomes import JOURNAL_ADVICE, Operation, Telling
 from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.selection import Found, Selection, find
 from aiofiles_api.cli.spool import Spool
-from aiofiles_api.cli.text import Result, json_line, size
+from aiofiles_api.cli.text import Result, json_line, printable, size
 
 __all__ = ["download"]
 
@@ -139,17 +139,18 @@ def _check_single(
     Raises:
         CycloptsError: It does not.
     """
+    shown = printable(output)
     if output == "-" and as_json:
         raise CycloptsError(msg="--json and the content cannot both go to standard output")
     if len(ids) == 1:
         if journal is not None:
-            raise CycloptsError(msg=f"--journal is for directories; write {output}{os.sep}")
+            raise CycloptsError(msg=f"--journal is for directories; write {shown}{os.sep}")
         return
     if sha256 is not None:
         raise CycloptsError(msg="--sha256 is for a single file; give one id with it")
     raise CycloptsError(
-        msg=f"--output {output} is no directory, which several files need;"
-        f" write {output}{os.sep} to have it made"
+        msg=f"--output {shown} is no directory, which several files need;"
+        f" write {shown}{os.sep} to have it made"
     )
 
 
@@ -198,7 +199,7 @@ async def _print_content(
             done += len(chunk)
             sink(Progress(done, _size(item), 1))
     if item.sha256 is not None and digest.hexdigest() != item.sha256.lower():
-        name = _id(item)
+        name = printable(_id(item))
         msg = f"{name}: the content's sha256 is {digest.hexdigest()}, not {item.sha256}"
         raise IntegrityError(msg)
 

@@ -22,6 +22,7 @@ from aiofiles_api import UploadItem
 from aiofiles_api.cli.preflight import LONGEST_LINE, Check, LineCheck, has_lines, problem_of
 from aiofiles_api.cli.spool import Spool
 from aiofiles_api.cli.standard_input import Content
+from aiofiles_api.cli.text import printable
 
 __all__ = ["Gathering", "Local", "Wanted", "read_list"]
 
@@ -211,7 +212,7 @@ class Gathering:
     def _complain(self, path: str, problem: str) -> None:
         self.count_of_problems += 1
         if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(f"{path}: {problem}")
+            self.problems.append(f"{printable(path)}: {problem}")
 
 
 def read_list(chunks: Iterable[bytes | None], separator: bytes) -> Iterator[str | None]:

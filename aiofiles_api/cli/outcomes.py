@@ -11,7 +11,7 @@ import attrs
 
 from aiofiles_api import FilesError, Outcome, Progress
 from aiofiles_api.cli.screen import NAME, Screen, Watch
-from aiofiles_api.cli.text import Result, complaint, failure_line, files_of
+from aiofiles_api.cli.text import Result, complaint, failure_line, files_of, printable
 
 __all__ = ["JOURNAL_ADVICE", "Operation", "Telling"]
 
@@ -146,5 +146,5 @@ class Telling(Generic[Item, Done]):
             return self._operation.advice
         return (
             "run it again to try them again;"
-            f" {NAME} journal {shlex.quote(self._journal)} --state failed names them all"
+            f" {NAME} journal {printable(shlex.quote(self._journal))} --state failed names them all"
         )

@@ -21,7 +21,7 @@ from cyclopts import CycloptsError
 from aiofiles_api import FilesError, InvalidArgumentError
 from aiofiles_api.cli.app import app
 from aiofiles_api.cli.screen import Screen, abandon, dispensable
-from aiofiles_api.cli.text import in_options
+from aiofiles_api.cli.text import in_options, printable
 
 __all__ = ["run", "until_signalled"]
 
@@ -144,7 +144,7 @@ def _whole(stream: TextIO) -> TextIO:
 def _complain(error: BaseException) -> None:
     if isinstance(error, OSError):
         # All files are the client's business; what is left is our own output.
-        message = f"{error.filename or 'standard output'}: {error.strerror}"
+        message = f"{printable(str(error.filename or 'standard output'))}: {error.strerror}"
     else:
         message = in_options(str(error))
     Screen().complain(message)

@@ -13,6 +13,7 @@ from cyclopts import CycloptsError, Parameter, validators
 
 from aiofiles_api import FilesError
 from aiofiles_api.cli.screen import Screen
+from aiofiles_api.cli.text import printable
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["serve"]
@@ -68,7 +69,7 @@ async def serve(
         faults=wanted,
         rate_limit=limit,
     )
-    kept = "" if data_dir is None else f" with --data-dir {data_dir}"
+    kept = "" if data_dir is None else f" with --data-dir {printable(data_dir)}"
     told = partial(
         _told,
         f"cannot serve on {host} port {port}{kept}",

@@ -94,8 +94,12 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a message, which may have several lines, as one that is safe to print."""
-    return printable(" ".join(text.split()))
+    """Return a message, which may have several lines, as one that is safe to print.
+
+    Within a line all stays as it is, for it may be in a name; a name that may hold line breaks has
+    to be made printable before it becomes a part of a message.
+    """
+    return printable(" ".join(line.strip() for line in text.split("\n") if line.strip()))
 
 
 def _shows(character: str) -> bool:
@@ -187,8 +191,8 @@ def in_options(message: str) -> str:
 
 def complaint(name: str, error: FilesError) -> str:
     """Return what is wrong with a file, with its name in it."""
-    message = in_options(str(error))
-    return message if name in message else f"{name}: {message}"
+    message, shown = in_options(str(error)), printable(name)
+    return message if shown in message else f"{shown}: {message}"
 
 
 def failure_line(kind: str, name: str, error: FilesError, attempts: int) -> str:

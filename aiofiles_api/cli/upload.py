@@ -29,7 +29,7 @@ from aiofiles_api.cli.outcomes import JOURNAL_ADVICE, Operation, Telling
 from aiofiles_api.cli.preflight import CHECKS, Check
 from aiofiles_api.cli.screen import Screen
 from aiofiles_api.cli.spool import Spool, batches
-from aiofiles_api.cli.text import Result, files_of, json_line, size
+from aiofiles_api.cli.text import Result, files_of, json_line, printable, size
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["upload"]
@@ -167,7 +167,8 @@ async def _check_arguments(paths: list[str], filename: str | None) -> None:
         raise CycloptsError(msg="standard input, -, can be read only once")
     for path in paths:
         if path.startswith("--") and not await anyio.Path(path).exists():
-            raise CycloptsError(msg=f"there is no option {path}; for a file, write ./{path}")
+            shown = printable(path)
+            raise CycloptsError(msg=f"there is no option {shown}; for a file, write ./{shown}")
 
 
 def _paths(paths: Iterable[str], separator: bytes) -> Iterator[str | None]:
