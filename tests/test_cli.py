@@ -334,6 +334,19 @@ def test_rows_fill_the_terminal_and_never_cut_an_id(
         assert cell_len(row) == columns
 
 
+def test_an_id_is_whole_though_those_of_the_first_page_are_shorter(command: CommandLine) -> None:
+    def page(identifier: str, *, has_more: bool) -> str:
+        file = {"id": identifier, "bytes": 1, "created_at": 1, "filename": "f", "purpose": "evals"}
+        return json.dumps({"object": "list", "data": [file], "has_more": has_more})
+
+    pages = page("file-1", has_more=True), page("file-" + "2" * 40, has_more=False)
+    with scripted(*map(reply, pages)) as base_url:
+        ran = command.on_terminal("list", "--base-url", base_url, "--api-key", KEY, columns=70)
+    first, second, _ = ran.out.splitlines()[-3:]
+    assert first.startswith("file-1  f ")
+    assert second.startswith(f"file-{'2' * 40}  f ")
+
+
 def test_an_empty_listing_is_nothing_to_a_pipe_and_told_to_a_person(
     server: Server, command: CommandLine
 ) -> None:

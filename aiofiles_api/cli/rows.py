@@ -1,7 +1,7 @@
 """A table of files whose end is not known when its first rows are printed.
 
-Columns are as wide as the first page asks for. rich's own table looks at all rows before it prints
-one, and takes five times as long for each.
+Columns are as wide as the first page asks for; where a later id is longer, so is its row. rich's
+own table looks at all rows before it prints one, and takes five times as long for each.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class _Column:
     width: int
     cell: Callable[[FileObject], str]
     style: str = ""
+    may_cut: bool = True
 
     def fit(self, text: str) -> str:
         """Fill a text up, or cut it, to the column's width on the screen."""
         if text.isascii() and len(text) <= self.width:
             return text.ljust(self.width)
         if cell_len(text) > self.width:
+            if not self.may_cut:
+                return text
             return f"{set_cell_size(text, self.width - 1)}…"
         return set_cell_size(text, self.width)
 
@@ -54,7 +57,8 @@ class FileRows:
             files: The first page.
             width: That of the terminal.
         """
-        identifier = _Column("ID", _longest(_identifier, files), _identifier, "cyan")
+        longest_id = _longest(_identifier, files)
+        identifier = _Column("ID", longest_id, _identifier, "cyan", may_cut=False)
         bytes_ = _Column("    Size", 8, _size)
         longest = max(_longest(_purpose, files), len("Purpose"))
         purpose = _Column("Purpose", min(longest, _LONGEST_PURPOSE), _purpose)
