@@ -384,6 +384,7 @@ class Content:
         self._etag: str | None = None
         self._start = start
         self._ends_with_connection = False
+        self._ended_at = 0
         self._takes_ranges = True
         self._is_complete = False
 
@@ -539,6 +540,10 @@ class Content:
             return True
         if self.position >= await self._find_total():
             return False
+        end = self.position - self._to_skip
+        if 0 < end == self._ended_at:
+            return False  # two are hardly cut at the same place: that is where it ends
+        self._ended_at = end
         cut = self._wrong_length(f"{self.position:,} came before the connection was closed")
         try:
             await self._retries.pause(APIConnectionError(str(cut)))
