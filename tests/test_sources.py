@@ -1489,6 +1489,18 @@ async def test_without_space_for_the_copy_it_says_what_to_do(
                 pytest.fail("it was spooled")
 
 
+async def test_without_space_for_what_the_copy_holds_in_its_buffer_it_says_so_too(
+    threads: WatchedThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> IO[bytes]:
+        return open("/dev/full", "r+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(SourceError, match="spool=True: no temporary copy: No space left"):
+        async with spooled(as_source([b"few"], threads), threads):
+            pytest.fail("it was spooled")
+
+
 async def test_what_the_upload_raises_is_no_fault_of_the_copy(threads: WatchedThreads) -> None:
     with pytest.raises(BrokenPipeError):
         async with spooled(as_source(SMALL, threads), threads):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import IO
 
@@ -36,7 +36,8 @@ async def spooled(source: Source, threads: Threads) -> AsyncIterator[Source]:
     finally:
         # The thread may have opened it although we were cancelled meanwhile.
         if opening.exception() is None:
-            await threads.run(opening.result().close)
+            with suppress(OSError):  # it writes once more what there was no space for
+                await threads.run(opening.result().close)
 
 
 async def _copy(source: Source, file: IO[bytes], threads: Threads) -> None:
