@@ -935,6 +935,39 @@ def test_memory_that_was_released_is_refused(threads: WatchedThreads) -> None:
         as_source(view, threads)
 
 
+class BrokenPath:
+    def __fspath__(self) -> str:
+        raise BrokenError("no path")
+
+
+class NumberPath:
+    def __fspath__(self) -> str:
+        return cast("str", 5)
+
+
+class BrokenName(OnlyRead):
+    @property
+    def name(self) -> str:
+        raise BrokenError("no name")
+
+
+@pytest.mark.parametrize(
+    ("upload", "reason"),
+    [
+        (BrokenPath(), r"the BrokenPath cannot be uploaded: it raised BrokenError\('no path'"),
+        (NumberPath(), r"the NumberPath cannot be uploaded: it raised TypeError\(.*not int"),
+        (BrokenName(SMALL), r"the BrokenName cannot be uploaded: it raised BrokenError\('no name'"),
+    ],
+    ids=["path", "number", "name"],
+)
+def test_what_raises_when_it_is_looked_at_is_refused(
+    threads: WatchedThreads, upload: UploadSource, reason: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"source: {reason}") as caught:
+        as_source(upload, threads)
+    assert caught.value.__cause__ is not None
+
+
 def directory(stack: ExitStack, path: Path) -> Path:
     path.mkdir()
     return path

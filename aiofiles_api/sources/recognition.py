@@ -46,8 +46,21 @@ def as_source(
         chunk_size: Asked before each read for how many bytes to read.
 
     Raises:
-        InvalidArgumentError: It is none of the kinds of `UploadSource`.
+        InvalidArgumentError: It is none of the kinds of `UploadSource`, or raises when it is
+            looked at.
     """
+    try:
+        return _recognized(upload, threads, caller_threads or threads, chunk_size)
+    except InvalidArgumentError:
+        raise
+    except Exception as error:
+        msg = f"source: the {type(upload).__name__} cannot be uploaded: it raised {error!r}"
+        raise InvalidArgumentError(msg) from error
+
+
+def _recognized(
+    upload: UploadSource, threads: Threads, callers: Threads, chunk_size: ChunkSize
+) -> Source:
     if isinstance(upload, str | os.PathLike):
         return PathSource(upload, threads, chunk_size)
     if _is_memory(upload):
@@ -58,7 +71,6 @@ def as_source(
     if isinstance(plain, io.TextIOBase):
         msg = "source: the file is open in text mode; open it in binary mode: open(path, 'rb')"
         raise InvalidArgumentError(msg)
-    callers = caller_threads or threads
     read = getattr(plain, "read", None)
     if inspect.iscoroutinefunction(read):
         return AsyncFileSource(cast("AsyncBinaryFile", plain), name, chunk_size)
