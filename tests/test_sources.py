@@ -853,6 +853,33 @@ async def test_an_asynchronous_iterator_needs_no_iterator_of_its_own(
     assert await whole(as_source(source, threads)) == b"ab"
 
 
+@pytest.mark.parametrize("chunk", [b"", b"x"], ids=["empty", "not empty"])
+async def test_an_asynchronous_iterable_that_waits_for_nothing_leaves_turns_to_others(
+    threads: WatchedThreads, chunk: bytes
+) -> None:
+    turns = most = 0
+    ticking = True
+
+    def tick() -> None:
+        nonlocal turns
+        turns += 1
+        if ticking:
+            asyncio.get_running_loop().call_soon(tick)
+
+    async def hasty() -> AsyncIterator[bytes]:
+        nonlocal most
+        yield b"x"
+        before = turns
+        for _ in range(10_000):
+            yield chunk
+        most = turns - before
+
+    tick()
+    await whole(as_source(hasty(), threads))
+    ticking = False
+    assert 50 <= most <= 200
+
+
 # --- what cannot be read ------------------------------------------------------------------------
 
 

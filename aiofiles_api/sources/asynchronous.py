@@ -14,6 +14,11 @@ from aiofiles_api.sources.reading import checked_chunk, not_replayable, unreadab
 __all__ = ["AsyncFileSource", "AsyncIterableSource"]
 
 
+_TURN = 100
+"""Chunks of an iterable after which others get a turn: one that waits for nothing gives them none,
+and empty ones fill no connection either."""
+
+
 class _AsyncSeekableFile(AsyncBinaryFile, Protocol):
     """What an asynchronous file object may have besides; whether it works is seen as well."""
 
@@ -80,6 +85,7 @@ class AsyncIterableSource:
         self.name = name
         self._iterable = iterable
         self._iterator: AsyncIterator[bytes] | None = None
+        self._asked = 0
         self._what = f"the {type(iterable).__name__}"
 
     @property
@@ -98,10 +104,16 @@ class AsyncIterableSource:
             self._iterator = aiter(self._iterable)
         # Not `async for`, which asks an iterator for an iterator: not all of them have one.
         with suppress(StopAsyncIteration):
-            while (chunk := await anext(self._iterator)) == b"":
+            while (chunk := await self._ask(self._iterator)) == b"":
                 pass  # an empty one would say that this is the end
             return chunk
         return b""
+
+    async def _ask(self, iterator: AsyncIterator[bytes]) -> bytes:
+        self._asked += 1
+        if not self._asked % _TURN:
+            await asyncio.sleep(0)
+        return await anext(iterator)
 
 
 @contextmanager
