@@ -9,6 +9,8 @@ import json
 import logging
 import time
 import traceback
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from itertools import cycle
@@ -203,6 +205,44 @@ async def test_a_gzip_bomb_is_stopped() -> None:
     async with nothing_leaks(), raw_server(script) as raw, client_of(raw) as files:
         with pytest.raises(APIResponseError):
             await files.retrieve("file-1")
+
+
+QUOTA = b'{"error": {"message": "m", "code": "insufficient_quota"}}'
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(QUOTA)),
+        ("GZIP", gzip.compress(QUOTA)[:-4]),
+        ("deflate", zlib.compress(QUOTA)),
+        ("gzip", QUOTA),
+        ("br", QUOTA),
+    ],
+    ids=["gzip", "cut", "deflate", "neither", "unknown"],
+)
+async def test_why_there_is_no_content_is_read_however_it_comes(encoding: str, body: bytes) -> None:
+    headers = {"Content-Encoding": encoding}
+    script = reply(body, status="429 Too Many Requests", headers=headers)
+    async with raw_server(script) as raw, client_of(raw, retry=QUICK_RETRIES) as files:
+        with pytest.raises(QuotaExceededError):
+            await files.read("file-1")
+        assert len(raw.requests) == 1
+
+
+async def test_a_gzip_bomb_instead_of_content_is_stopped() -> None:
+    bomb = gzip.compress(b'"' + b" " * 50_000_000, 9)
+    script = reply(bomb, status="400 Bad Request", headers={"Content-Encoding": "gzip"})
+    async with raw_server(script) as raw, client_of(raw) as files:
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadRequestError) as caught:
+                await files.read("file-1")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert len(str(caught.value)) < 1_000
+    assert peak < 20_000_000
 
 
 async def test_gzip_that_nobody_asked_for_is_read_where_it_is_json() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -171,10 +172,13 @@ class Exchange:
             pieces.append(await self.read_chunk())
         else:
             await self._gather(pieces, is_error=is_error)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if is_error and self._request.is_content:
+            body = _decompressed(body, self.headers.get("Content-Encoding", ""))
         return Reply(
             status=self.status,
             headers=self.headers,
-            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            body=body,
             received_at=time.time(),
             secrets=self._session.secrets,
         )
@@ -228,3 +232,12 @@ class Exchange:
             self._response.close()
         if self._payload is not None:
             await self._payload.aclose()
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    """Return an error that came instead of content, which aiohttp is told to leave as it is."""
+    if encoding.lower() in {"gzip", "deflate"}:
+        with suppress(zlib.error):
+            either = 32 + zlib.MAX_WBITS  # zlib sees by itself which of the two it is
+            return zlib.decompressobj(either).decompress(body, _LARGEST_ERROR)
+    return body
