@@ -215,10 +215,10 @@ class _Sending:
         return file
 
     async def _send_anew(self) -> FileObject:
-        """Send with a new key: what the old one has stored was taken for another upload's.
+        """Send with a new key, where another upload of the same content has looked first.
 
-        Whose content is the same, and whose look for it came first. A server that heeds the key
-        would only show that file again.
+        It took for its own what this one had stored, and a server that heeds the old key would
+        only show that file again.
         """
         self._may_be_replayed = False
         self._request = upload_request(self._filename, self._envelope.content_type, None)

@@ -10,9 +10,9 @@ from typing import Protocol, cast
 
 from aiofiles_api.sources.contract import AsyncBinaryFile, Buffer, ChunkSize, Reader
 from aiofiles_api.sources.reading import checked_chunk, not_replayable, unreadable
+from aiofiles_api.threads import is_being_cancelled
 
 __all__ = ["AsyncFileSource", "AsyncIterableSource"]
-
 
 _TURN = 100
 """Chunks of an iterable after which others get a turn: one that waits for nothing gives them none,
@@ -124,8 +124,7 @@ def _readable(what: str) -> Iterator[None]:
     except Exception as error:
         raise unreadable(what, error) from error
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if is_being_cancelled():
             raise
         raise unreadable(what, error) from error  # a task of the source's own was
 

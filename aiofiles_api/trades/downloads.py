@@ -83,9 +83,9 @@ class Downloads(Trade[Download, DownloadedFile]):
         """Keep names for the files that have got them in an earlier run, and for the journal's."""
         threads = self.session.threads
         await threads.run(self._look_around)
-        last = 0
         if self._journal is None:
             return
+        last = 0
         while found := await self.journal.filenames(self._directory, last):
             last = found[-1][0]
             # In a thread as well, because it takes long at times to find room for them.
