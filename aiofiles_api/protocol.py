@@ -554,7 +554,12 @@ def _is_retryable(kind: type[APIStatusError], reply: Reply) -> bool:
     told = reply.headers.get("x-should-retry")
     if told in {"true", "false"}:
         return told == "true"
-    return kind is InternalServerError or reply.status in {408, 409, 429}
+    return is_retryable_status(reply.status)
+
+
+def is_retryable_status(status: int) -> bool:
+    """Return whether an error of this HTTP status may be gone another time."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {408, 409, 429}
 
 
 def _retry_after(reply: Reply) -> float | None:

@@ -62,6 +62,14 @@ class Pending(Protocol[T_co]):
         ...
 
 
+class Carried(Protocol):
+    """Makes of a function another one that returns the same."""
+
+    def __call__(self, function: Callable[[], T], /) -> Callable[[], T]:
+        """Return it."""
+        ...
+
+
 class Work(Generic[T]):
     """A piece of blocking work, and what comes of it: much of a future, but nobody cancels it.
 
@@ -133,10 +141,12 @@ class Threads:
 
     Args:
         limit: The most threads at one time.
+        carried: Makes of a function one that brings along what the task knows that has it called.
     """
 
-    def __init__(self, limit: int = 32) -> None:
+    def __init__(self, limit: int = 32, *, carried: Carried | None = None) -> None:
         self._limit = limit
+        self._carried = carried
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="aiofiles_api")
         self._waiting: deque[Work[object]] = deque()
         self._done: deque[Callable[[], None]] = deque()
@@ -151,7 +161,7 @@ class Threads:
     def start(self, function: Callable[[], T]) -> Work[T]:
         """Have a function called; who has it done owes the work a `join` or a `settle`."""
         loop = asyncio.get_running_loop()
-        work = Work(function)
+        work = Work(function if self._carried is None else self._carried(function))
         self._waiting.append(cast("Work[object]", work))
         if not self._active:
             if not self._will_begin:

@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -215,6 +215,24 @@ async def test_uploads_may_read_from_their_own_client_whatever_its_connections(
         assert [one.bytes for one in copies] == [len(content)] * 8
 
 
+async def test_a_blocking_source_may_read_from_its_own_client_whatever_its_connections(
+    server: Emulator,
+) -> None:
+    loop = asyncio.get_running_loop()
+    content = bytes(range(200)) * 1_000
+    async with FilesClient(base_url=server.base_url, api_key=KEY, max_connections=2) as files:
+        file = await files.upload(content, purpose="batch")
+
+        def pieces() -> Iterator[bytes]:
+            yield asyncio.run_coroutine_threadsafe(files.read(file), loop).result()
+
+        with anyio.fail_after(10):
+            copies = await asyncio.gather(
+                *(files.upload(pieces(), purpose="batch") for _ in range(8))
+            )
+        assert [one.bytes for one in copies] == [len(content)] * 8
+
+
 async def test_a_client_opens_itself_and_is_closed_once(server: Emulator) -> None:
     async with nothing_leaks():
         files = FilesClient(base_url=server.base_url, api_key=KEY)
@@ -261,6 +279,48 @@ async def test_waiting_for_a_connection_slot_is_no_timeout() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(files.retrieve, "file-1")
+
+
+@pytest.mark.parametrize("bound", ["limit", "limit_per_host"])
+async def test_waiting_for_a_place_in_the_callers_connector_is_no_timeout(bound: str) -> None:
+    async def slowly(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.6)
+        await reply(FILE)(request, writer)
+
+    connector = (
+        aiohttp.TCPConnector(limit=1)
+        if bound == "limit"
+        else aiohttp.TCPConnector(limit_per_host=1)
+    )
+    async with (
+        raw_server(slowly) as raw,
+        connector,
+        client_of(
+            raw, connector=connector, timeouts=Timeouts(connect=0.5), retry=NO_RETRIES
+        ) as files,
+    ):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(files.retrieve, "file-1")
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), AttributeError("x"), ZeroDivisionError()])
+async def test_a_tracing_hook_that_fails_is_not_taken_for_a_lost_connection(
+    server: Emulator, raised: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise raised
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(fail)
+    async with FilesClient(
+        base_url=server.base_url, api_key=KEY, trace_configs=[trace], retry=RetryPolicy(backoff=60)
+    ) as files:
+        with anyio.fail_after(5), pytest.raises(APIConnectionError) as caught:
+            await files.retrieve("file-1")
+    assert not caught.value.retryable
+    assert type(raised).__name__ in str(caught.value)
+    assert "trace_configs=" in str(caught.value)
 
 
 async def test_tracing_hooks_are_passed_on(server: Emulator) -> None:
@@ -355,16 +415,25 @@ async def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
             assert "password" not in str(caught.value)
 
 
-async def test_a_proxy_that_refuses_a_tunnel_is_named() -> None:
-    async with raw_server(reply("", status="403 Forbidden")) as proxy:
+@pytest.mark.parametrize(
+    ("status", "is_final"),
+    [
+        ("403 Forbidden", True),
+        ("407 Proxy Authentication Required", True),
+        ("502 Bad Gateway", False),
+    ],
+)
+async def test_a_proxy_that_refuses_a_tunnel_is_named(status: str, is_final: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    async with raw_server(reply("", status=status)) as proxy:
         async with FilesClient(
             base_url="https://files.test/v1",
             api_key=KEY,
             proxy=proxy.base_url.removesuffix("/v1"),
-            retry=NO_RETRIES,
+            retry=RetryPolicy(attempts=2, backoff=0.01),
         ) as files:
-            with pytest.raises(APIConnectionError, match="proxy"):
+            with pytest.raises(APIConnectionError, match=f"proxy .* status {status[:3]};"):
                 await files.retrieve("file-1")
+    assert len(proxy.requests) == (1 if is_final else 2)
     assert "authorization" not in proxy.requests[0].headers
 
 

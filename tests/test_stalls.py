@@ -11,9 +11,9 @@ from pathlib import Path
 import aiohttp
 import attrs
 import pytest
-from conftest import RawRequest, client_of, nothing_leaks, raw_server, reply
+from conftest import NO_RETRIES, RawRequest, client_of, nothing_leaks, raw_server, reply
 
-from aiofiles_api import Timeouts
+from aiofiles_api import IntegrityError, Timeouts
 from aiofiles_api.stalls import Movement, StallWatch
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +93,32 @@ async def test_a_connection_without_movement_is_broken_off() -> None:
         await asyncio.sleep(0.3)
         assert watch.stalled
         assert transport.is_closing()
+
+
+@pytest.mark.parametrize("source", ["path", "bytes"])
+async def test_a_slow_line_is_no_reply_timeout(source: str, tmp_path: Path) -> None:
+    async def take_slowly(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        # The kernel has taken all long before the last byte has left it.
+        left = int(request.headers["content-length"])
+        while left:
+            left -= len(await request.reader.read(2_000))
+            await asyncio.sleep(0.02)
+        await reply(STORED)(attrs.evolve(request, headers={}), writer)
+
+    content = bytes(SIZE // 10)
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+    async with (
+        nothing_leaks(),
+        raw_server(take_slowly, buffer=8_192) as raw,
+        aiohttp.TCPConnector(socket_factory=small_buffer) as connector,
+        client_of(
+            raw, timeouts=Timeouts(reply=LIMIT), connector=connector, retry=NO_RETRIES
+        ) as files,
+    ):
+        source_ = path if source == "path" else content
+        with pytest.raises(IntegrityError, match=f"{len(content):,} bytes were sent"):
+            await files.upload(source_, purpose="batch")  # it says that it has stored more
 
 
 @pytest.mark.parametrize("source", ["path", "bytes"])

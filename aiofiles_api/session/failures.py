@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NoReturn
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from aiofiles_api.errors import APIConnectionError, APIError, APIResponseError, APITimeoutError
+from aiofiles_api.protocol import is_retryable_status
 from aiofiles_api.session.payload import SILENT, Payload
 
 __all__ = ["DripsError", "raise_ours"]
@@ -31,11 +33,6 @@ _TRANSLATIONS = (
         SILENT,
     ),
     (TimeoutError, APITimeoutError, "not done within Timeouts.total; allow more time"),
-    (
-        aiohttp.ClientHttpProxyError,
-        APIConnectionError,
-        "the proxy refused the connection; check HTTPS_PROXY and NO_PROXY, or proxy=",
-    ),
     (
         aiohttp.ClientResponseError,
         APIResponseError,
@@ -73,20 +70,21 @@ def _translate(error: Exception, what: str, payload: Payload | None) -> APIError
     overdue = None if payload is None else payload.overdue
     if overdue is not None:
         return APITimeoutError(f"{what}: {overdue}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return APIConnectionError(
+            f"{what}: the proxy refused the connection with status {error.status}; check"
+            " HTTPS_PROXY and NO_PROXY, or proxy=",
+            retryable=is_retryable_status(error.status),
+        )
     for of, into, text in _TRANSLATIONS:
         if isinstance(error, of):
             return into(f"{what}: {text}")
     problem = _lasting_problem(error)
     if problem is not None:
         return APIConnectionError(f"{what}: {problem}", retryable=False)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        why = f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
-        msg = f"{what}: cannot connect to {why}; check base_url and the network"
-        return APIConnectionError(msg)
     if isinstance(error, aiohttp.ClientPayloadError) and "not completed" not in str(error):
         return APIResponseError(f"{what}: the reply's body is malformed; check base_url")
-    msg = f"{what}: the connection was lost ({type(error).__name__}); try again"
-    return APIConnectionError(msg)
+    return APIConnectionError(f"{what}: {_passing_problem(error)}")
 
 
 def _lasting_problem(error: Exception) -> str | None:
@@ -96,7 +94,20 @@ def _lasting_problem(error: Exception) -> str | None:
         return f"the certificate is not trusted ({reason}); check base_url, or pass ssl="
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         return "the certificate is not the one that ssl= names; check that, and base_url"
-    if isinstance(error, ValueError | TypeError | RuntimeError):
+    if isinstance(error, ValueError | TypeError | RuntimeError) or not isinstance(
+        error, OSError | EOFError | aiohttp.ClientError | HttpProcessingError
+    ):
         kind = type(error).__name__
-        return f"the request cannot be made ({kind}); check base_url, ssl= and connector="
+        return (
+            f"the request cannot be made ({kind}); check base_url, and ssl=, connector= and"
+            " trace_configs= where they are yours"
+        )
     return None
+
+
+def _passing_problem(error: Exception) -> str:
+    """Return what is wrong now, and may be better another time."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        return f"cannot connect to {why}; check base_url and the network"
+    return f"the connection was lost ({type(error).__name__}); try again"

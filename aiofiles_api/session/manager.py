@@ -23,6 +23,7 @@ from aiofiles_api.session.operations import (
     BoundedOperation,
     Operation,
     Operations,
+    carried,
     closed_error,
 )
 from aiofiles_api.session.payload import OpenBody, Payload
@@ -100,7 +101,7 @@ class SessionManager:
     ) -> None:
         self.config = config
         self.threads = Threads()
-        self.caller_threads = Threads()
+        self.caller_threads = Threads(carried=carried)
         self._credentials = Credentials(config)
         self._proxies = Proxies(config, self._credentials)
         self.sending = Buffers(_SENDING, least=64 * 1024, most=1024 * 1024)
@@ -121,7 +122,10 @@ class SessionManager:
         # Only aiohttp's own writer tells of each piece that it sends.
         self._is_watched = any(config.on_request_chunk_sent for config in self._trace_configs)
         self._turn = Turn()
-        self._slots = Slots(config)
+        # Who waited for a place in the caller's connector would seem to have no network.
+        self._slots = Slots(
+            config, () if connector is None else (connector.limit, connector.limit_per_host)
+        )
         self._operations = Operations()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession | None = None

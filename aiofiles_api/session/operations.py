@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 from aiofiles_api.errors import APITimeoutError, ClientClosedError
 
-__all__ = ["BoundedOperation", "Operation", "Operations", "closed_error"]
+__all__ = ["BoundedOperation", "Operation", "Operations", "carried", "closed_error"]
+
+T = TypeVar("T")
 
 _operating: ContextVar[tuple[Operation, ...]] = ContextVar("operating", default=())
 """The operations for which a task works, of one client within another's. They may be another task's
@@ -147,6 +152,16 @@ class BoundedOperation(Operation):
         except TimeoutError as timeout:
             msg = f"{self._what}: not done within RetryPolicy.deadline; allow more time"
             raise APITimeoutError(msg) from timeout
+
+
+def carried(function: Callable[[], T]) -> Callable[[], T]:
+    """Return a function for a thread, which works there for the same operations as this task.
+
+    What a source asks the client for by `asyncio.run_coroutine_threadsafe` is within its upload.
+    """
+    context = Context()
+    context.run(_operating.set, _operating.get())
+    return partial(context.run, function)
 
 
 def closed_error() -> ClientClosedError:

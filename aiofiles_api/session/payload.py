@@ -16,7 +16,7 @@ from aiofiles_api.errors import FilesError
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.session.turn import Turn
 from aiofiles_api.sources import Buffer
-from aiofiles_api.stalls import StallWatch
+from aiofiles_api.stalls import Movement, StallWatch
 from aiofiles_api.threads import Threads, settle
 
 __all__ = ["SILENT", "Body", "OpenBody", "Payload"]
@@ -123,10 +123,24 @@ class Payload(aiohttp.Payload):
         finally:
             self.sent.set()
             if self._reply_limit is not None:
-                loop = asyncio.get_running_loop()
-                self._giving_up = loop.call_later(self._reply_limit, self._give_up, writer)
+                movement = None
+                if self._watch is not None and writer.transport is not None:
+                    movement = Movement(writer.transport)
+                self._give_up_later(writer, movement, self._reply_limit)
 
-    def _give_up(self, writer: AbstractStreamWriter) -> None:
+    def _give_up_later(
+        self, writer: AbstractStreamWriter, movement: Movement | None, limit: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._giving_up = loop.call_later(limit, self._give_up, writer, movement, limit)
+
+    def _give_up(
+        self, writer: AbstractStreamWriter, movement: Movement | None, limit: float
+    ) -> None:
+        if movement is not None and movement.silence(0) == 0:
+            # Sent was what the kernel took: megabytes, which leave it in minutes on a slow line.
+            self._give_up_later(writer, movement, limit)
+            return
         self._is_unanswered = True
         if writer.transport is not None:  # pragma: no branch - it may be lost just now
             writer.transport.abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -38,12 +38,13 @@ class Slots:
 
     Args:
         config: How many requests may be under way, and how many may begin in a minute.
+        bounds: What bounds them besides, as a connector does; 0 is no bound.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bounds: Iterable[int] = ()) -> None:
         self._pacing = Pacing(config.requests_per_minute)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._slots = asyncio.Semaphore(config.max_connections)
+        self._slots = asyncio.Semaphore(min([config.max_connections, *filter(None, bounds)]))
 
     def succeeded(self) -> None:
         """Take note of a reply that is no error."""
