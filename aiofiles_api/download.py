@@ -25,7 +25,7 @@ from aiofiles_api.errors import (
     IntegrityError,
     InvalidArgumentError,
 )
-from aiofiles_api.models import DownloadedFile, FileObject, file_id
+from aiofiles_api.models import DownloadedFile, FileObject, check_text, file_id
 from aiofiles_api.partfile import PartFile
 from aiofiles_api.progress import Meter, ProgressSink
 from aiofiles_api.protocol import (
@@ -604,6 +604,7 @@ def _check_bound(identifier: str, length: int | None, max_bytes: int) -> None:
 
 
 def _checked_digest(sha256: str | None) -> str | None:
+    check_text("sha256", sha256)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         msg = f"sha256: {sha256!r} is no SHA-256 digest; pass its 64 hexadecimal digits"
         raise InvalidArgumentError(msg)

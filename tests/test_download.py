@@ -8,6 +8,7 @@ import os
 import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
@@ -886,9 +887,15 @@ async def test_bad_ids_are_refused_before_anything_is_sent(file: str, tmp_path: 
         assert raw.connections == 0
 
 
-async def test_bad_arguments_of_a_download_are_refused(files: FilesClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sha256", ["123", b"0" * 64, 5])
+async def test_what_is_no_digest_is_refused(
+    files: FilesClient, tmp_path: Path, sha256: Any
+) -> None:
     with pytest.raises(InvalidArgumentError, match="sha256"):
-        await files.download("file-1", tmp_path, sha256="123")
+        await files.download("file-1", tmp_path, sha256=sha256)
+
+
+async def test_bad_arguments_of_a_download_are_refused(files: FilesClient) -> None:
     with pytest.raises(InvalidArgumentError, match="start"):
         files.stream("file-1", start=-1)
     with pytest.raises(InvalidArgumentError, match="max_bytes"):
