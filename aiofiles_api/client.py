@@ -307,7 +307,8 @@ class FilesClient:
             overwrite: Whether to replace a file that is there.
             resume: Whether to keep the part file when the download fails or the process dies, and
                 to continue one that an earlier call has left.
-            durable: Whether to return only when the disk itself has it (fsync).
+            durable: Whether to return only when the disk itself has it (fsync), for which its
+                directory must be readable.
             sha256: The digest in hex that the content must have.
             progress: Called with a `Progress` some tens of times a second.
 

@@ -17,8 +17,8 @@ import re
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -316,6 +316,9 @@ class PartFile:
             # A link to nothing is something too: whoever made it would choose where we write.
             if not self._overwrite and (place.exists or place.is_link):
                 raise self._exists()
+            if self._durable:
+                with suppress(FileNotFoundError):  # it is made when there is something to write
+                    os.close(_open_directory(os.path.dirname(self._target)))
             return 0 if self._kept_as is None else self._continue(self._kept_as)
 
     def _continue(self, kept_as: str) -> int:
@@ -443,14 +446,17 @@ class PartFile:
             else:
                 # The last one comes after the rename: whoever gets the lock sees the part gone.
                 os.close(os.dup(descriptor))
-            if self._overwrite:
-                os.replace(self._part, self._target)
-            else:
-                self._put_where_nothing_is()
-            self._part = ""  # the name may be another download's part from now on
-            if self._durable:
-                _sync_directory(os.path.dirname(self._target))
+            with self._synced(os.path.dirname(self._target)):
+                if self._overwrite:
+                    os.replace(self._part, self._target)
+                else:
+                    self._put_where_nothing_is()
+                self._part = ""  # the name may be another download's part from now on
             self._close()
+
+    def _synced(self, directory: str) -> AbstractContextManager[None]:
+        """Sync a directory into which something is put, if that is to be durable."""
+        return _synced(directory) if self._durable else nullcontext()
 
     def _put_where_nothing_is(self) -> None:
         try:
@@ -637,12 +643,30 @@ def _is_still(descriptor: int, part: str) -> bool:
     return True
 
 
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _synced(directory: str) -> Iterator[None]:
+    """Sync a directory when something has been put into it; see before that this is possible.
+
+    Raises:
+        DestinationError: It may not be read, and nothing has been put into it.
+    """
+    descriptor = _open_directory(directory)
     try:
+        yield
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_directory(directory: str) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        msg = (
+            f"{directory!r} may not be read, so nothing in it can be synced; choose a directory"
+            " that you may read, or pass durable=False"
+        )
+        raise DestinationError(msg) from error
 
 
 _REMEDIES = {

@@ -558,6 +558,42 @@ async def test_what_is_durable_is_synced_before_and_after_it_takes_its_place(
     assert synced == [("*.part", False), (tmp_path.name, True)]
 
 
+def unreadable(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let a directory be one that may be written to, and not read; root may read any."""
+    real = os.open
+
+    def open_(path: str, flags: int, *rest: int) -> int:
+        if path == str(directory):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *rest)
+
+    patch.setattr(os, "open", open_)
+
+
+async def test_what_cannot_be_durable_is_refused_before_anything_is_asked(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable(tmp_path, monkeypatch)
+    with pytest.raises(DestinationError, match="may not be read, so nothing in it can be synced"):
+        await part_file(tmp_path / "a", threads, durable=True).prepare()
+    await put(part_file(tmp_path / "a", threads))
+    assert names(tmp_path) == ["a"]
+
+
+async def test_what_cannot_be_durable_any_more_takes_no_place(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    part = part_file(tmp_path / "a", threads, durable=True)
+    await part.prepare()
+    unreadable(tmp_path, monkeypatch)
+    with pytest.raises(DestinationError, match="or pass durable=False"):
+        await part.commit([CONTENT])
+    await part.discard()
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
 # --- what the system refuses --------------------------------------------------------------------
 
 
