@@ -386,22 +386,43 @@ class PartFile:
         return descriptor
 
     def _open(self) -> int:
-        directory = os.path.dirname(self._target)
         if self._kept_as is not None:
             part = self._kept_part(self._kept_as)
-            locked = _in_directory(directory, partial(_open_locked, part, mode=self._first_mode))
+            locked = self._in_directory(partial(_open_locked, part, mode=self._first_mode))
             if locked is not None:
                 os.ftruncate(locked, 0)  # another one may have left something since we looked
                 self._begin_kept(part, locked)
                 return locked
             self._kept_as = None  # somebody else is at it: take a private one
-        part = os.path.join(directory, f".{_random.getrandbits(96):024x}.part")
+        part = os.path.join(os.path.dirname(self._target), f".{_random.getrandbits(96):024x}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = _in_directory(directory, partial(os.open, part, flags, self._first_mode))
+        descriptor = self._in_directory(partial(os.open, part, flags, self._first_mode))
         self._descriptor = descriptor
         self._part = part
         self._take_over_mode(descriptor)
         return descriptor
+
+    def _in_directory(self, open_file: Callable[[], Opened]) -> Opened:
+        """Open a file; if its directory is missing, make that first."""
+        try:
+            return open_file()
+        except FileNotFoundError:
+            self._make(os.path.dirname(self._target))
+            return open_file()
+
+    def _make(self, directory: str) -> None:
+        """Make a directory and those above it that are missing."""
+        missing = []
+        while not os.path.exists(directory):
+            missing.append(directory)
+            directory = os.path.dirname(directory)
+        for path in reversed(missing):
+            with self._synced(os.path.dirname(path)):
+                try:
+                    os.mkdir(path)
+                except FileExistsError:  # another download has made it meanwhile
+                    if os.path.islink(path):  # to nothing
+                        raise
 
     @property
     def _first_mode(self) -> int:
@@ -534,15 +555,6 @@ def _acl(file: str | int) -> bytes | None:
 def _absolute(path: str) -> str:
     # Not os.path.abspath: behind a link to a directory, ".." is another one than it seems.
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-
-
-def _in_directory(directory: str, open_file: Callable[[], Opened]) -> Opened:
-    """Open a file; if its directory is missing, make that first."""
-    try:
-        return open_file()
-    except FileNotFoundError:
-        os.makedirs(directory, exist_ok=True)
-        return open_file()
 
 
 _REREAD = 1024 * 1024

@@ -174,6 +174,29 @@ async def test_missing_directories_are_made(threads: Threads, tmp_path: Path) ->
     assert (tmp_path / "new" / "deep" / "a").read_bytes() == CONTENT
 
 
+async def test_a_directory_that_another_makes_meanwhile_will_do(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def mkdir(path: str) -> None:
+        real(path)
+        real(path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    await put(part_file(tmp_path / "new" / "deep" / "a", threads))
+    assert (tmp_path / "new" / "deep" / "a").read_bytes() == CONTENT
+
+
+async def test_no_directory_is_made_through_a_link_to_nothing(
+    threads: Threads, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(DestinationError, match="File exists"):
+        await put(part_file(tmp_path / "link" / "deep" / "a", threads))
+    assert names(tmp_path) == ["link"]
+
+
 async def test_a_name_of_255_bytes_is_no_problem(threads: Threads, tmp_path: Path) -> None:
     await put(part_file(tmp_path / ("x" * 255), threads))
     assert names(tmp_path) == ["x" * 255]
@@ -541,21 +564,46 @@ async def test_what_is_durable_is_synced_before_and_after_it_takes_its_place(
     monkeypatch: pytest.MonkeyPatch,
     overwrite: bool,  # noqa: FBT001
 ) -> None:
+    path = tmp_path / "a"
+    synced = watch_syncs(path, monkeypatch)
+    await put(part_file(path, threads, overwrite=overwrite))
+    assert synced == []
+    path.unlink()
+    await put(part_file(path, threads, overwrite=overwrite, durable=True))
+    assert synced == [("*.part", False), (tmp_path.name, True)]
+
+
+def watch_syncs(path: Path, patch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Gather the names of what is synced, and whether there is something at `path` then."""
     synced: list[tuple[str, bool]] = []
     real = os.fsync
-    path = tmp_path / "a"
 
     def fsync(descriptor: int) -> None:
         target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         synced.append((re.sub(r"^\.\w{24}", "*", target.name), path.exists()))
         real(descriptor)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    await put(part_file(path, threads, overwrite=overwrite))
-    assert synced == []
-    path.unlink()
-    await put(part_file(path, threads, overwrite=overwrite, durable=True))
-    assert synced == [("*.part", False), (tmp_path.name, True)]
+    patch.setattr(os, "fsync", fsync)
+    return synced
+
+
+async def test_directories_that_were_made_are_durable_too(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "deep" / "a"
+    synced = watch_syncs(path, monkeypatch)
+    await put(part_file(path, threads, durable=True))
+    made = [(tmp_path.name, False), ("new", False)]
+    assert synced == [*made, ("*.part", False), ("deep", True)]
+
+
+async def test_no_directory_is_made_where_it_cannot_be_durable(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable(tmp_path, monkeypatch)
+    with pytest.raises(DestinationError, match="may not be read"):
+        await put(part_file(tmp_path / "new" / "a", threads, durable=True))
+    assert names(tmp_path) == []
 
 
 def unreadable(directory: Path, patch: pytest.MonkeyPatch) -> None:
