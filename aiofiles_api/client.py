@@ -302,8 +302,9 @@ class FilesClient:
 
         Args:
             file: An id, or a `FileObject`.
-            destination: A file's path, whose missing directories are made; or a directory, which
-                gets the server's filename, made safe.
+            destination: A file's path, whose missing directories are made, and removed again where
+                nothing is left in them; or a directory, which gets the server's filename, made
+                safe.
             overwrite: Whether to replace a file that is there.
             resume: Whether to keep the part file when the download fails or the process dies, and
                 to continue one that an earlier call has left.

@@ -205,6 +205,7 @@ class PartFile:
         self._kept_as = kept_as
         self._target = self._part = ""
         self._descriptor: int | None = None
+        self._made: list[str] = []
         self._replaces = False
         self._has_gap = False
         self._writing: Work[int] | None = None
@@ -268,7 +269,7 @@ class PartFile:
         await self._threads.run(partial(self._commit, chunks))
 
     async def discard(self) -> None:
-        """Remove what was written, unless it has been committed."""
+        """Remove what was written and the directories made for it, unless it has been committed."""
         try:
             if self._writing is not None:
                 await settle(self._writing)
@@ -404,11 +405,13 @@ class PartFile:
 
     def _in_directory(self, open_file: Callable[[], Opened]) -> Opened:
         """Open a file; if its directory is missing, make that first."""
-        try:
-            return open_file()
-        except FileNotFoundError:
-            self._make(os.path.dirname(self._target))
-            return open_file()
+        for _ in range(_MOST_REMOVALS):
+            try:
+                return open_file()
+            except FileNotFoundError:
+                with suppress(FileNotFoundError):
+                    self._make(os.path.dirname(self._target))
+        return open_file()
 
     def _make(self, directory: str) -> None:
         """Make a directory and those above it that are missing."""
@@ -423,6 +426,8 @@ class PartFile:
                 except FileExistsError:  # another download has made it meanwhile
                     if os.path.islink(path):  # to nothing
                         raise
+                else:
+                    self._made.append(path)
 
     @property
     def _first_mode(self) -> int:
@@ -473,6 +478,7 @@ class PartFile:
                 else:
                     self._put_where_nothing_is()
                 self._part = ""  # the name may be another download's part from now on
+                self._made.clear()
             self._close()
 
     def _synced(self, directory: str) -> AbstractContextManager[None]:
@@ -509,6 +515,9 @@ class PartFile:
             os.unlink(self._part)
         with suppress(OSError):
             self._close()
+        for directory in reversed(self._made):
+            with suppress(OSError):  # another download may have put something there
+                os.rmdir(directory)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -562,6 +571,9 @@ _REREAD = 1024 * 1024
 
 _READ_AT_ONCE = 32 * _REREAD
 """Bytes of that for which whoever is cancelled has to wait."""
+
+_MOST_REMOVALS = 10
+"""How often a directory is made anew that downloads which have failed remove meanwhile."""
 
 _ACL = "system.posix_acl_access"
 

@@ -188,6 +188,83 @@ async def test_a_directory_that_another_makes_meanwhile_will_do(
     assert (tmp_path / "new" / "deep" / "a").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("removed", ["new", "deep"])
+async def test_a_directory_that_another_removes_meanwhile_is_made_again(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: str
+) -> None:
+    real, times = os.mkdir, 0
+
+    def mkdir(path: str) -> None:
+        nonlocal times
+        real(path)
+        if os.path.basename(path) == removed and times < 2:
+            times += 1
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    await put(part_file(tmp_path / "new" / "deep" / "a", threads))
+    assert times == 2
+    assert (tmp_path / "new" / "deep" / "a").read_bytes() == CONTENT
+
+
+async def test_a_directory_that_is_removed_whenever_it_is_made_is_said(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "mkdir", lambda _path: None)
+    with pytest.raises(DestinationError, match="No such file or directory"):
+        await put(part_file(tmp_path / "new" / "a", threads))
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_where_nothing_is_left_the_directories_that_were_made_go_too(
+    threads: Threads,
+    tmp_path: Path,
+    is_kept: bool,  # noqa: FBT001
+) -> None:
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "there" / "new" / "deep" / "a"
+    make = kept_part if is_kept else part_file
+    with pytest.raises(IntegrityError):
+        await put(make(path, threads, sha256="0" * 64))
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
+async def test_what_cannot_be_made_wholly_leaves_no_half_of_it(
+    threads: Threads, tmp_path: Path
+) -> None:
+    with pytest.raises(DestinationError, match="File name too long"):
+        await put(part_file(tmp_path / "new" / ("x" * 256) / "a", threads))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kept", ["part", "another's"])
+async def test_directories_that_were_made_stay_where_something_is_in_them(
+    threads: Threads, tmp_path: Path, kept: str
+) -> None:
+    path = tmp_path / "new" / "deep" / "a"
+    if kept == "part":
+        await leave(kept_part(path, threads), CONTENT)
+    else:
+        part = part_file(path, threads)
+        await part.prepare()
+        await part.append([CONTENT])
+        await part.written()
+        (tmp_path / "new" / "b").touch()
+        await part.discard()
+    assert names(tmp_path / "new") == (["deep"] if kept == "part" else ["b"])
+
+
+async def test_directories_that_were_made_are_not_removed_behind_the_file(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "new" / "a", threads)
+    await put(part)
+    (tmp_path / "new" / "a").unlink()
+    await part.discard()
+    assert names(tmp_path) == ["new"]
+
+
 async def test_no_directory_is_made_through_a_link_to_nothing(
     threads: Threads, tmp_path: Path
 ) -> None:
