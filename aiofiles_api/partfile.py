@@ -58,6 +58,13 @@ characters, zero-width and direction marks and tags, surrogates, separators of l
 _JOINERS = frozenset("\u200c\u200d")
 """Of those, what Persian and Indic words and composed emoji need."""
 
+_SHOWN = re.compile(
+    r"[^\s._\u200c\u200d\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164"
+    r"\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff]"
+)
+"""What a name must have one of, to be seen: no space, dot or line, and no character that is drawn
+as nothing (Unicode's Default_Ignorable_Code_Point, and a few blanks besides)."""
+
 _random = random.Random()  # noqa: S311 - no secret: O_EXCL sees to it that a name is nobody's yet
 """For names. `os.urandom` would give up the interpreter once more for each file."""
 
@@ -134,23 +141,28 @@ def safe_filename(filename: str, *, fallback: str) -> str:
         filename: What the server sent.
         fallback: The name to use where nothing of `filename` is left; made safe as well.
     """
-    name = _plain(filename) or _plain(fallback) or "file"
+    return _one_name(filename) or _one_name(fallback) or "file"
+
+
+def _one_name(filename: str) -> str:
+    """Return such a name, empty where it would not be seen."""
+    name = _plain(filename)
     if name.startswith(".") or re.match(_RESERVED, name):
         name = f"_{name.lstrip('.')}"
     stem, extension = os.path.splitext(name)
     if len(extension.encode()) > _LONGEST_EXTENSION:
         stem, extension = name, ""
-    return _cut(stem, _LONGEST_NAME - len(extension.encode())) + extension
+    name = _cut(stem, _LONGEST_NAME - len(extension.encode())) + extension
+    return name if _SHOWN.search(name) else ""
 
 
 def _plain(filename: str) -> str:
-    """Return the last part of a path with what is unsafe replaced, empty if that is all of it."""
+    """Return the last part of a path with what is unsafe replaced."""
     last = filename[max(filename.rfind("/"), filename.rfind("\\")) + 1 :]
     if len(last) > 2 * _ENOUGH:  # which would take long, on the loop in places
         last = last[:_ENOUGH] + last[-_ENOUGH:]
     name = "".join("_" if _is_unsafe(character) else character for character in last)
-    name = _strip_end(name.lstrip())
-    return name if re.search(r"[^._\s\u200c\u200d]", name) else ""
+    return _strip_end(name.lstrip())
 
 
 def _is_unsafe(character: str) -> bool:

@@ -968,7 +968,7 @@ UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 hostile = (
     st.text(st.characters())
-    | st.text(st.sampled_from('./\\:*?"<>| \t\n\0\u200b\u202e\u2028\xa0\ud800_cona\u0301ä日'))
+    | st.text(st.sampled_from('./\\:*?"<>| \t\n\0\u200b\u202e\u2028\xa0\ud800_cona\u0301ä日\u3164'))
     | st.sampled_from(DEVICES).flatmap(lambda name: st.text(" ./x").map(lambda end: name + end))
     | st.builds("{}.{}".format, st.text("ax .", max_size=400), st.text("bx .", max_size=400))
 )
@@ -981,6 +981,8 @@ hostile = (
 @example("a." + " " * 40 + "x", "")
 @example("日" * 100 + ".jsonl", "")
 @example("_", "\ud800")
+@example("\u200c" * 300 + "x", "_" * 300 + "x")
+@example("\u3164" * 300 + "x" + "\u3164" * 3000, "")
 def test_a_safe_name_is_one_plain_file_on_every_system(filename: str, fallback: str) -> None:
     name = safe_filename(filename, fallback=fallback)
     assert name not in {"", ".", ".."}
@@ -1024,15 +1026,21 @@ def test_a_safe_name_is_one_plain_file_on_every_system(filename: str, fallback: 
         ("ä" * 300 + ".jsonl", "ä" * 124 + ".jsonl"),
         ("a." + "b" * 300, "a." + "b" * 253),
         ("\ud800.txt", "_.txt"),
+        ("\u2764\ufe0f.txt", "\u2764\ufe0f.txt"),
+        ("\u3164.txt", "\u3164.txt"),
     ],
 )
 def test_a_name_is_kept_as_far_as_it_is_safe(filename: str, name: str) -> None:
     assert safe_filename(filename, fallback="file-1") == name
 
 
-@pytest.mark.parametrize(
-    "nothing", ["", ".", "..", "a/", "/", "\\", " ", "___", ". .", "\0", "?", "\u200b", "\u200d."]
-)
+NOTHING = ["", ".", "..", "a/", "/", "\\", " ", "___", ". .", "\0", "?", "\u200b", "\u200d."]
+
+FILLERS = "\u034f\u115f\u1160\u17b4\u180b\u2065\u2800\u3164\ufe0f\uffa0\ufff0\U0001d159\U000e0100"
+"""Characters that are no spaces, and show as nothing."""
+
+
+@pytest.mark.parametrize("nothing", [*NOTHING, *FILLERS, FILLERS, ".\ufe0f", "\u3164" * 300 + "x"])
 def test_where_nothing_is_left_the_fallback_is_made_safe(nothing: str) -> None:
     assert safe_filename(nothing, fallback="file-1") == "file-1"
     assert safe_filename(nothing, fallback="../con") == "_con"
