@@ -56,7 +56,7 @@ ROOMS: dict[str, list[str]] = {
     "digests": [],
     "naming": ["errors", "threads", "partfile", "digests"],
     "journal": ["errors", "threads", "models", "digests"],
-    "identity": ["errors", "models"],
+    "identity": ["errors", "threads", "models"],
     "recovery": [*CORE, "bulk", "journal", "identity"],
     "trades": [*CORE, "bulk", "naming", "journal", "identity", "recovery"],
     "transfers": [*CORE, "bulk", "journal", "trades"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import hashlib
 import os
 import queue
@@ -57,6 +58,7 @@ from aiofiles_api import (
     UploadItem,
     UploadUncertainError,
     bulk,
+    identity,
     read_journal,
 )
 from aiofiles_api.emulator import Delay, Emulator, ErrorReply, Fault, LostReply, Reset, Stall
@@ -1547,9 +1549,30 @@ async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_
     assert (entry.state, entry.size) == ("done", 7)
 
 
-@pytest.mark.parametrize("change", ["longer", "other", "digest", "gone", "directory"])
+async def test_of_a_finished_download_only_pieces_are_read_in_one_go(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await files.upload(b"content", purpose="batch", filename="a")
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    run = partial(manager.download_all, [file], tmp_path / "out", overwrite=False)
+    await collected(run())
+    await killed_before_it_was_written_down(tmp_path / "journal")
+    monkeypatch.setattr(identity, "_PIECE", 3)
+    read, lengths = identity._read, list[int]()
+
+    def watched(path: str, take: Callable[[bytes], object], start: int, most: int) -> int:
+        lengths.append(read(path, take, start, most))
+        return lengths[-1]
+
+    monkeypatch.setattr(identity, "_read", watched)
+    [outcome] = await collected(run())
+    assert (outcome.error, outcome.attempts) == (None, 0)
+    assert lengths == [3, 3, 1]
+
+
+@pytest.mark.parametrize("change", ["longer", "other", "digest", "gone", "directory", "unreadable"])
 async def test_what_is_not_surely_that_download_is_not_taken_for_it(
-    files: FilesClient, tmp_path: Path, change: str
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     file = await files.upload(b"content", purpose="batch", filename="a")
     digest = hashlib.sha256(b"content").hexdigest() if change == "digest" else None
@@ -1563,6 +1586,12 @@ async def test_what_is_not_surely_that_download_is_not_taken_for_it(
         there.write_bytes(b"content and more")
     elif change in {"other", "digest"}:
         there.write_bytes(b"CONTENT")
+    elif change == "unreadable":  # which root could read all the same
+
+        def refuse(*_arguments: object) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(identity, "_read", refuse)
     else:
         there.unlink()
         if change == "directory":

@@ -15,7 +15,7 @@ import attrs
 from aiofiles_api.client import FilesClient
 from aiofiles_api.download import download
 from aiofiles_api.errors import DestinationError, InvalidArgumentError
-from aiofiles_api.identity import absolute, digest_of_path, download_from, place_of
+from aiofiles_api.identity import absolute, digest_in_pieces, download_from, place_of
 from aiofiles_api.journal import Journal, Row
 from aiofiles_api.models import DownloadedFile, FileObject, check_text, file_id
 from aiofiles_api.naming import Names
@@ -163,13 +163,19 @@ class Downloads(Trade[Download, DownloadedFile]):
         """Return what an earlier run has put in its place, but could not write down any more."""
         if not job.was_begun or self._how.overwrite:
             return None
-        found = await self.session.threads.run(partial(_content_of, path))
-        if found is None:
+        threads = self.session.threads
+        length = await threads.run(partial(_length_of_file, path))
+        if length is None:
             return None
         file = file if isinstance(file, FileObject) else await self._find(job, file)
-        length, digest = found
+        if length != file.bytes:
+            return None
+        try:
+            digest = await digest_in_pieces(threads, path)
+        except OSError:  # what is wrong with it shows when it is to be replaced
+            return None
         wanted = _download_item(job.item).sha256
-        if length != file.bytes or digest != await self._expected_digest(file, wanted):
+        if digest != await self._expected_digest(file, wanted):
             return None
         sha256 = None if wanted is None else digest
         return DownloadedFile(file.id, Path(path), length, sha256, attempts=0, resumed_from=0)
@@ -260,15 +266,13 @@ def _lengths(paths: Sequence[str]) -> list[int | None]:
     return lengths
 
 
-def _content_of(path: str) -> tuple[int, str] | None:
-    """Return length and digest of a regular file, if it is one; to be called in a thread."""
+def _length_of_file(path: str) -> int | None:
+    """Return the length of a regular file, if it is one; to be called in a thread."""
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return status.st_size, digest_of_path(path)
     except OSError:
         return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 class _Turns:
