@@ -26,13 +26,14 @@ import attrs
 
 from aiofiles_api.bulk import first_error
 from aiofiles_api.errors import APIError, IntegrityError, InvalidArgumentError, UploadUncertainError
-from aiofiles_api.identity import digest_of_path, version_of
+from aiofiles_api.identity import digest_in_pieces, version_of
 from aiofiles_api.journal import Row
 from aiofiles_api.listing import list_files
 from aiofiles_api.models import FileObject
 from aiofiles_api.protocol import ListQuery, Reply, Request, list_request, server_time
 from aiofiles_api.reconcile import Claims, Kind, digest_of_content
 from aiofiles_api.session import SessionManager
+from aiofiles_api.threads import Threads
 
 __all__ = ["SETTLED", "Recovery"]
 
@@ -130,7 +131,7 @@ class Recovery:
 
     async def _read_source(self, begun: _Begun) -> None:
         async with self._reading:
-            begun.digest = await self._session.threads.run(partial(_digest_of_source, begun.row))
+            begun.digest = await _digest_of_source(self._session.threads, begun.row)
         if begun.digest is None:
             self.unclear.add(begun.row.number)
 
@@ -231,13 +232,14 @@ def _since(row: Row, now: float | None) -> int | None:
     return int(now - elapsed) - _CLOCK_SLACK
 
 
-def _digest_of_source(row: Row) -> bytes | None:
+async def _digest_of_source(threads: Threads, row: Row) -> bytes | None:
     """Return the digest of what was sent, or `None` when the source is not that any more."""
     if row.sha256 is not None:
         return bytes.fromhex(row.sha256)
     try:
-        if version_of(row.key).is_same(row.size, row.mtime_ns, None):
-            return bytes.fromhex(digest_of_path(row.key))
+        version = await threads.run(partial(version_of, row.key))
+        if version.is_same(row.size, row.mtime_ns, None):
+            return bytes.fromhex(await digest_in_pieces(threads, row.key))
     except (OSError, InvalidArgumentError):
         pass
     return None

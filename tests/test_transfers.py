@@ -1419,6 +1419,33 @@ async def test_an_item_whose_purpose_is_no_text_is_an_outcome(files: FilesClient
     assert (len(outcomes), failed) == (2, [b"1"])
 
 
+async def test_of_what_is_to_be_uploaded_only_pieces_are_read_in_one_go(
+    files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * 300_000)
+    lengths = watch_pieces(monkeypatch, 200_000)
+    manager = TransferManager(files, journal=tmp_path / "journal")
+    [outcome] = await collected(manager.upload_all([path], purpose="batch", checksum=True))
+    assert outcome.error is None
+    assert lengths == [200_000, 100_000]
+
+
+async def test_of_what_is_looked_for_only_pieces_are_read_in_one_go(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = sources(tmp_path / "in", 1)
+    server.faults = [Fault(Stall("response"), on="upload", times=1)]
+    async with FilesClient(base_url=server.base_url, api_key=KEY) as files:
+        manager = TransferManager(files, concurrency=1, journal=tmp_path / "journal")
+        await left_behind(server, collected(manager.upload_all([path], purpose="batch")), 1)
+        size = Path(path).stat().st_size
+        lengths = watch_pieces(monkeypatch, size - 1)
+        [outcome] = await collected(manager.upload_all([path], purpose="batch"))
+    assert (outcome.error, outcome.attempts) == (None, 0)
+    assert lengths == [size - 1, 1]
+
+
 async def test_a_digest_in_the_journal_needs_no_source(server: Emulator, tmp_path: Path) -> None:
     [path] = sources(tmp_path / "in", 1)
     server.faults = [Fault(Stall("response"), on="upload", times=1)]
@@ -1549,6 +1576,19 @@ async def test_a_download_that_was_finished_but_not_written_down_is_taken_as_it_
     assert (entry.state, entry.size) == ("done", 7)
 
 
+def watch_pieces(patch: pytest.MonkeyPatch, size: int) -> list[int]:
+    """Have files read in pieces of this size for their digests; gather the lengths of these."""
+    patch.setattr(identity, "_PIECE", size)
+    read, lengths = identity._read, list[int]()
+
+    def watched(path: str, take: Callable[[bytes], object], start: int, most: int) -> int:
+        lengths.append(read(path, take, start, most))
+        return lengths[-1]
+
+    patch.setattr(identity, "_read", watched)
+    return lengths
+
+
 async def test_of_a_finished_download_only_pieces_are_read_in_one_go(
     files: FilesClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1557,14 +1597,7 @@ async def test_of_a_finished_download_only_pieces_are_read_in_one_go(
     run = partial(manager.download_all, [file], tmp_path / "out", overwrite=False)
     await collected(run())
     await killed_before_it_was_written_down(tmp_path / "journal")
-    monkeypatch.setattr(identity, "_PIECE", 3)
-    read, lengths = identity._read, list[int]()
-
-    def watched(path: str, take: Callable[[bytes], object], start: int, most: int) -> int:
-        lengths.append(read(path, take, start, most))
-        return lengths[-1]
-
-    monkeypatch.setattr(identity, "_read", watched)
+    lengths = watch_pieces(monkeypatch, 3)
     [outcome] = await collected(run())
     assert (outcome.error, outcome.attempts) == (None, 0)
     assert lengths == [3, 3, 1]

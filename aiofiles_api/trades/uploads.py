@@ -7,6 +7,7 @@ import base64
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
@@ -16,7 +17,14 @@ import attrs
 
 from aiofiles_api.client import FilesClient
 from aiofiles_api.errors import FilesError, InvalidArgumentError, JournalError, UploadUncertainError
-from aiofiles_api.identity import digest_of_path, file_from, place_of, result_to, version_of
+from aiofiles_api.identity import (
+    digest_in_pieces,
+    digest_of_path,
+    file_from,
+    place_of,
+    result_to,
+    version_of,
+)
 from aiofiles_api.journal import Journal, Row
 from aiofiles_api.models import ExpiresAfter, FileObject, check_text
 from aiofiles_api.progress import Progress
@@ -251,7 +259,10 @@ class Uploads(Trade[Upload, FileObject]):
         await self.session.threads.run(partial(_add_digests, small))
         for job in regular:
             if job not in small:
-                await self.session.threads.run(partial(_add_digests, [job]))
+                with suppress(OSError):  # as there
+                    location = job.version.location
+                    digest = await digest_in_pieces(self.session.threads, location)
+                    job.version = attrs.evolve(job.version, sha256=digest)
 
     def is_same(self, job: Work[Upload, FileObject], row: Row) -> bool:
         """Return whether a row is of the file as it is now."""
