@@ -32,9 +32,9 @@ from aiofiles_api import (
     FilesError,
     IntegrityError,
     InvalidArgumentError,
-    partfile,
 )
-from aiofiles_api.partfile import Destination, PartFile, locate, safe_filename
+from aiofiles_api.partfile import Destination, PartFile, filenames, locate, safe_filename
+from aiofiles_api.partfile import part as part_module
 from aiofiles_api.threads import Threads, Work, join, settle
 
 pytestmark = pytest.mark.anyio
@@ -295,7 +295,7 @@ async def test_many_small_chunks_are_written_in_one_go(threads: Threads, tmp_pat
 def test_what_the_system_writes_in_part_is_written_to_its_end(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], portions: list[int]
 ) -> None:
-    from aiofiles_api.partfile import _write_all  # noqa: PLC0415
+    from aiofiles_api.partfile.disk import write_all  # noqa: PLC0415
 
     written = bytearray()
     turn = 0
@@ -311,7 +311,7 @@ def test_what_the_system_writes_in_part_is_written_to_its_end(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "writev", writev)
-        _write_all(7, chunks)
+        write_all(7, chunks)
     assert written == b"".join(chunks)
 
 
@@ -880,7 +880,9 @@ class NoThreads(Threads):
 
 @pytest.fixture
 async def no_threads(no_blocking_call: BlockBuster) -> AsyncIterator[NoThreads]:
-    no_blocking_call.functions["os.unlink"].can_block_in("aiofiles_api/partfile.py", "_clean_up")
+    no_blocking_call.functions["os.unlink"].can_block_in(
+        "aiofiles_api/partfile/part.py", "_clean_up"
+    )
     threads = NoThreads()
     yield threads
     threads.close()
@@ -1055,14 +1057,14 @@ def test_a_name_of_a_million_characters_takes_no_time() -> None:
 def test_of_a_name_of_a_million_characters_only_few_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked, is_unsafe = 0, partfile._is_unsafe
+    looked, is_unsafe = 0, filenames._is_unsafe
 
     def look(character: str) -> bool:
         nonlocal looked
         looked += 1
         return is_unsafe(character)
 
-    monkeypatch.setattr(partfile, "_is_unsafe", look)
+    monkeypatch.setattr(filenames, "_is_unsafe", look)
     name = "../" + "ä" * 1_000_000 + ".jsonl"
     assert safe_filename(name, fallback="") == "ä" * 124 + ".jsonl"
     assert looked < 10_000
@@ -1354,7 +1356,7 @@ async def test_a_file_system_without_locks_is_said(
 def test_a_forked_process_gives_other_names_than_its_parent() -> None:
     program = """
 import os, sys
-from aiofiles_api.partfile import _random
+from aiofiles_api.partfile.disk import _random
 readable, writable = os.pipe()
 if not os.fork():
     os.write(writable, str(_random.random()).encode())
@@ -1600,8 +1602,8 @@ async def test_what_could_not_take_its_place_is_kept(
 async def test_a_kept_part_is_read_again_for_the_digest(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(partfile, "_READ_AT_ONCE", at_once)
-    monkeypatch.setattr(partfile, "_REREAD", min(at_once, 2**20))
+    monkeypatch.setattr(part_module, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(part_module, "_REREAD", min(at_once, 2**20))
     content = CONTENT * 5  # more than is read at a time
     digest = hashlib.sha256(content).hexdigest()
     first, second = (kept_part(tmp_path / "file", threads, sha256=digest) for _ in range(2))
@@ -1625,8 +1627,8 @@ async def test_a_cancellation_waits_for_a_piece_of_what_is_read_again_and_not_fo
         loop.call_soon_threadsafe(task.cancel)
         return read(descriptor, size, offset)
 
-    monkeypatch.setattr(partfile, "_READ_AT_ONCE", 10)
-    monkeypatch.setattr(partfile, "_REREAD", 10)
+    monkeypatch.setattr(part_module, "_READ_AT_ONCE", 10)
+    monkeypatch.setattr(part_module, "_REREAD", 10)
     monkeypatch.setattr(os, "pread", pread)
     task = asyncio.create_task(part.prepare())
     with pytest.raises(asyncio.CancelledError):
