@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import struct
 import subprocess
@@ -18,7 +19,9 @@ import threading
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import anyio
@@ -33,7 +36,14 @@ from aiofiles_api import (
     IntegrityError,
     InvalidArgumentError,
 )
-from aiofiles_api.partfile import Destination, PartFile, filenames, locate, safe_filename
+from aiofiles_api.partfile import (
+    Destination,
+    PartFile,
+    disk,
+    filenames,
+    locate,
+    safe_filename,
+)
 from aiofiles_api.partfile import part as part_module
 from aiofiles_api.threads import Threads, Work, join, settle
 
@@ -60,10 +70,14 @@ class HeldThreads(Threads):
         return super().start(held)
 
 
-@pytest.fixture
-async def threads() -> AsyncIterator[HeldThreads]:
+@pytest.fixture(params=["nameless", "named"])
+async def threads(request: pytest.FixtureRequest) -> AsyncIterator[HeldThreads]:
+    """Give threads on systems that have files without a name, and on others."""
     threads = HeldThreads()
-    yield threads
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "named":
+            patch.setattr(disk, "_has_nameless_files", lambda: False)
+        yield threads
     threads.close()
 
 
@@ -550,7 +564,7 @@ async def test_a_link_to_nothing_is_something_that_exists(
 
 
 def no_links(patch: pytest.MonkeyPatch, code: int) -> None:
-    def link(source: str, target: str) -> None:
+    def link(source: str, _target: str, **_: object) -> None:
         raise OSError(code, os.strerror(code), source)
 
     patch.setattr(os, "link", link)
@@ -647,7 +661,7 @@ async def test_what_is_durable_is_synced_before_and_after_it_takes_its_place(
     assert synced == []
     path.unlink()
     await put(part_file(path, threads, overwrite=overwrite, durable=True))
-    assert synced == [("*.part", False), (tmp_path.name, True)]
+    assert synced == [("*", False), (tmp_path.name, True)]
 
 
 def watch_syncs(path: Path, patch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
@@ -657,7 +671,8 @@ def watch_syncs(path: Path, patch: pytest.MonkeyPatch) -> list[tuple[str, bool]]
 
     def fsync(descriptor: int) -> None:
         target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append((re.sub(r"^\.\w{24}", "*", target.name), path.exists()))
+        name = re.sub(r"^\.\w{24}\.part$|^#\d+ \(deleted\)$", "*", target.name)
+        synced.append((name, path.exists()))
         real(descriptor)
 
     patch.setattr(os, "fsync", fsync)
@@ -671,7 +686,7 @@ async def test_directories_that_were_made_are_durable_too(
     synced = watch_syncs(path, monkeypatch)
     await put(part_file(path, threads, durable=True))
     made = [(tmp_path.name, False), ("new", False)]
-    assert synced == [*made, ("*.part", False), ("deep", True)]
+    assert synced == [*made, ("*", False), ("deep", True)]
 
 
 async def test_no_directory_is_made_where_it_cannot_be_durable(
@@ -688,7 +703,7 @@ def unreadable(directory: Path, patch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def open_(path: str, flags: int, *rest: int) -> int:
-        if path == str(directory):
+        if path == str(directory) and not flags & os.O_WRONLY:
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(path, flags, *rest)
 
@@ -806,6 +821,134 @@ async def test_a_directory_that_vanishes_meanwhile_is_said(
         await part.commit([CONTENT])
     await part.discard()
     assert names(tmp_path) == []
+
+
+def when_made(patch: pytest.MonkeyPatch, done: Callable[[], object]) -> None:
+    """Have something done when a file that shall become a download's has been made."""
+    real = os.open
+
+    def open_(path: str, flags: int, *rest: int) -> int:
+        descriptor = real(path, flags, *rest)
+        if flags & os.O_TMPFILE == os.O_TMPFILE or flags & os.O_CREAT:
+            patch.undo()
+            done()
+        return descriptor
+
+    patch.setattr(os, "open", open_)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_what_comes_meanwhile_is_replaced_or_refused(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, overwrite: bool
+) -> None:
+    path = tmp_path / "a"
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    part = part_file(path, threads, overwrite=overwrite, sha256=digest)
+    await part.prepare()
+    when_made(monkeypatch, partial(path.write_bytes, b"other"))
+    if overwrite:
+        await part.commit([CONTENT])
+    else:
+        with pytest.raises(DestinationError, match="exists; pass overwrite=True"):
+            await part.commit([CONTENT])
+        await part.discard()
+    assert path.read_bytes() == (CONTENT if overwrite else b"other")
+    assert names(tmp_path) == ["a"]
+
+
+async def test_small_content_is_put_into_a_directory_that_vanishes_meanwhile(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another download may have made it, failed, and removed it, since there was nothing in it.
+    part = part_file(tmp_path / "new" / "a", threads)
+    await part.prepare()
+    when_made(monkeypatch, partial(shutil.rmtree, tmp_path / "new"))
+    if await asyncio.to_thread(disk._has_nameless_files):
+        await part.commit([CONTENT])
+        assert (tmp_path / "new" / "a").read_bytes() == CONTENT
+    else:
+        with pytest.raises(DestinationError, match="the directory or its part file has vanished"):
+            await part.commit([CONTENT])
+
+
+async def test_where_nothing_may_be_linked_small_content_comes_in_a_part_file(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_links(monkeypatch, errno.EACCES)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    part = part_file(tmp_path / "a", threads, durable=True, sha256=digest)
+    await part.prepare()
+    await part.commit([CONTENT])
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_small_content_is_right_durable_and_of_the_umasks_mode(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    path = tmp_path / "deep" / "a"
+    synced = watch_syncs(path, monkeypatch)
+    before = os.umask(0o027)
+    try:
+        part = part_file(path, threads, durable=durable, overwrite=False)
+        await part.prepare()
+        await part.commit([b"small"])
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"small"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert synced == ([(tmp_path.name, False), ("*", False), ("deep", True)] if durable else [])
+
+
+async def test_small_content_of_a_wrong_digest_leaves_nothing(
+    threads: Threads, tmp_path: Path
+) -> None:
+    part = part_file(tmp_path / "deep" / "a", threads, sha256="0" * 64)
+    await part.prepare()
+    with pytest.raises(IntegrityError, match="nothing was put there"):
+        await part.commit([CONTENT])
+    await part.discard()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("release", ["5.19.17", "6.0", "23.1.0-rc1", "?"])
+@pytest.mark.parametrize("lacks", ["nothing", "O_TMPFILE", "/proc"])
+def test_files_without_a_name_are_those_of_a_linux_that_heeds_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, lacks: str
+) -> None:
+    disk._has_nameless_files.cache_clear()
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.setattr(os, "O_TMPFILE", 0o20200000, raising=False)
+    if lacks == "O_TMPFILE":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    if lacks == "/proc":
+        monkeypatch.setattr(disk, "_OPEN_FILES", os.fspath(tmp_path / "nothing"))
+    has_them = disk._has_nameless_files()
+    disk._has_nameless_files.cache_clear()
+    assert has_them == (lacks == "nothing" and release in {"6.0", "23.1.0-rc1"})
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSPC])
+async def test_where_a_file_system_has_no_files_without_a_name_there_are_part_files(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = os.open
+
+    def open_(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", open_)
+    part = part_file(tmp_path / "a", threads)
+    await part.prepare()
+    if code == errno.ENOSPC and await asyncio.to_thread(disk._has_nameless_files):
+        with pytest.raises(DestinationError, match="free some space"):
+            await part.commit([CONTENT])
+    else:
+        await part.commit([CONTENT])
+        assert (tmp_path / "a").read_bytes() == CONTENT
 
 
 async def test_a_destination_that_becomes_a_directory_meanwhile_stays_one(

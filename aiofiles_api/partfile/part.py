@@ -15,7 +15,14 @@ from aiofiles_api.errors import DestinationError, FilesError, IntegrityError
 from aiofiles_api.partfile.access import take_over_access
 from aiofiles_api.partfile.destination import absolute, locate
 from aiofiles_api.partfile.directories import Directories
-from aiofiles_api.partfile.disk import open_new, part_beside, put_where_nothing_is, write_all
+from aiofiles_api.partfile.disk import (
+    give_name,
+    open_nameless,
+    open_new,
+    part_beside,
+    put_where_nothing_is,
+    write_all,
+)
 from aiofiles_api.partfile.failures import OsErrors
 from aiofiles_api.partfile.locks import open_locked
 from aiofiles_api.threads import Threads, Work, join, settle
@@ -275,13 +282,11 @@ class PartFile:
             take_over_access(descriptor, self._target, besides=besides)
 
     def _commit(self, chunks: Sequence[bytes | memoryview]) -> None:
+        is_whole = self._descriptor is None and self._kept_as is None
+        if is_whole and not self._replaces and self._put_at_once(chunks):
+            return
         descriptor = self._write(chunks)
-        if self._hash is not None and self._hash.hexdigest() != self._sha256:
-            msg = (
-                f"downloading to {self.path!r}: the content's sha256 is"
-                f" {self._hash.hexdigest()}, not {self._sha256}; nothing was put there"
-            )
-            raise IntegrityError(msg)
+        self._check_digest()
         with OsErrors(self.path):
             if self._kept_as is not None:
                 self._take_over_access(descriptor)
@@ -297,6 +302,38 @@ class PartFile:
                 self._take_place()
                 self._directories.keep()
             self._close()
+
+    def _put_at_once(self, chunks: Sequence[bytes | memoryview]) -> bool:
+        """Put all of the content where nothing is, in a file without a name, if that can be done.
+
+        To make one and name it takes a file system less than to make a part file and rename it.
+        """
+        directory = os.path.dirname(self._target)
+        with OsErrors(self.path):
+            self._descriptor = self._open_here(partial(open_nameless, directory))
+        if self._descriptor is None:
+            return False
+        descriptor = self._write(chunks)
+        self._check_digest()
+        with OsErrors(self.path):
+            if self._durable:
+                os.fsync(descriptor)
+            with self._directories.synced(directory):
+                is_named = self._open_here(partial(give_name, descriptor, self._target))
+            self._close()
+        if is_named:
+            self._directories.keep()
+        else:
+            self._restart()
+        return is_named
+
+    def _check_digest(self) -> None:
+        if self._hash is not None and self._hash.hexdigest() != self._sha256:
+            msg = (
+                f"downloading to {self.path!r}: the content's sha256 is"
+                f" {self._hash.hexdigest()}, not {self._sha256}; nothing was put there"
+            )
+            raise IntegrityError(msg)
 
     def _take_place(self) -> None:
         if self._overwrite:
