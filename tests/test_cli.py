@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from command_line import (
     COMMAND,
     CommandLine,
@@ -30,21 +32,32 @@ from command_line import (
     until,
 )
 from conftest import KEY, NO_RETRIES, RawRequest, raw_server, reply, silence
+from multidict import CIMultiDict, CIMultiDictProxy
 from rich.cells import cell_len
+from yarl import URL
 
 from aiofiles_api import (
     AuthenticationError,
     FilesClient,
+    FilesError,
     InternalServerError,
     RateLimitError,
     __version__,
 )
 from aiofiles_api.__main__ import main
 from aiofiles_api.cli import app, process, run
-from aiofiles_api.cli.text import moment, one_line, printable, size, span
+from aiofiles_api.cli.text import in_options, moment, one_line, printable, size, span
 from aiofiles_api.emulator import Emulator
+from aiofiles_api.session.failures import DripsError, raise_ours
+from aiofiles_api.sources.reading import not_replayable
 
 HOSTILE = "a\x1b[31m\tb\n[bold red]c\u202e.txt"
+NO_HOST = ConnectionKey(
+    "-", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+)
+NO_REQUEST = aiohttp.RequestInfo(
+    URL("http://-"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://-")
+)
 SHOWN = r"a\x1b[31m\tb\n[bold red]c\u202e.txt"
 
 
@@ -682,6 +695,86 @@ def test_what_the_library_would_have_done_in_python_is_said_in_words(
     err = command("list", "--api-key", "sk-1\n").err
     assert "comes from a file: take it away" in err
     assert "strip" not in err
+    err = command("list", "--base-url", "http://me:secret@127.0.0.1/v1").err
+    assert "user name or password, which have no place there; pass one like" in err
+    err = command("list", "--base-url", "http://127.0.0.1/v1?a=b").err
+    assert "query or fragment, which have no place there; pass one like" in err
+
+
+def test_who_asks_too_much_is_told_what_the_command_line_can_do_about_it(
+    command: CommandLine,
+) -> None:
+    script = reply("{}", status="429 Too Many Requests", headers={"Retry-After": "500"})
+    with scripted(script) as base_url:
+        ran = command("info", "x", "--json", "--base-url", base_url, "--api-key", KEY)
+    assert "send fewer requests at a time, or try again later" in ran.err
+    assert ran.err == f"aiofiles-api: {json.loads(ran.out)['message']}\n"
+
+
+def test_content_from_a_pipe_that_would_have_to_be_read_again_belongs_into_a_file() -> None:
+    async def refuse(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        await request.reader.readuntil(b"\r\n0\r\n\r\n")
+        await reply("{}", status="503 Service Unavailable")(request, writer)
+
+    none = reply('{"object": "list", "data": [], "has_more": false}')
+    with scripted(refuse, none) as base_url:
+        ran = subprocess.run(
+            [*COMMAND, "upload", "-", "-p=evals", "--filename=piped"],
+            input=b"content",
+            env={**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": KEY},
+            capture_output=True,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.endswith(b"read again: write it to a file first, and upload that\n")
+
+
+def test_a_pipe_is_no_place_for_a_download_but_standard_output_may_be_one(
+    server: Server, command: CommandLine, tmp_path: Path
+) -> None:
+    file = server.put(b"1", "a")
+    os.mkfifo(tmp_path / "pipe")
+    err = command("download", file.id, "-o", str(tmp_path / "pipe")).err
+    assert err.endswith("is no regular file; use -o - to write to pipes and devices\n")
+    err = command("download", file.id, "another", "-o", "-").err
+    assert err == "aiofiles-api: --output - is for a single file; give one id with it\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (aiohttp.SocketTimeoutError(), "the server was silent for too long"),
+        (DripsError(), "the reply drips on for too long"),
+        (
+            aiohttp.ConnectionTimeoutError(),
+            "no connection in time; check --base-url and the network",
+        ),
+        (
+            aiohttp.ClientHttpProxyError(NO_REQUEST, ()),
+            "the proxy refused the connection; check HTTPS_PROXY and NO_PROXY",
+        ),
+        (
+            aiohttp.ClientConnectorCertificateError(NO_HOST, ValueError("expired")),
+            "the certificate is not trusted (expired); check --base-url, or set SSL_CERT_FILE",
+        ),
+        (ValueError(), "the request cannot be made (ValueError); check --base-url"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_told_without_arguments_of_the_library(
+    error: Exception, shown: str
+) -> None:
+    with pytest.raises(FilesError) as raised:
+        raise_ours(error, "listing files", None, is_secret=False)
+    assert in_options(str(raised.value)) == f"listing files: {shown}"
+
+
+def test_other_hints_are_translated_too() -> None:
+    spent = in_options(str(not_replayable("it")))
+    assert spent.endswith("cannot be read again; write it to a file first, and upload that")
+    slow = in_options("the server took no bytes for too long (Timeouts.write)")
+    assert slow == "the server took no bytes for too long"
+    unclear = in_options("compare and delete by hand, or upload with spool=True")
+    assert unclear.endswith("by hand; the next time write it to a file first, and upload that")
 
 
 def test_options_come_before_the_environment_and_the_key_is_never_shown(

@@ -148,6 +148,8 @@ def _check_single(
         return
     if sha256 is not None:
         raise CycloptsError(msg="--sha256 is for a single file; give one id with it")
+    if output == "-":
+        raise CycloptsError(msg="--output - is for a single file; give one id with it")
     raise CycloptsError(
         msg=f"--output {shown} is no directory, which several files need;"
         f" write {shown}{os.sep} to have it made"

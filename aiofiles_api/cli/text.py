@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
+_AS_A_FILE = "write it to a file first, and upload that"
 _IN_OPTIONS = (
     ("pass overwrite=True", "leave out --no-overwrite"),
     ("pass api_key= (or an Authorization header)", "pass --api-key"),
@@ -44,7 +45,24 @@ _IN_OPTIONS = (
     ("pass the id that upload() or list() gave", "pass an id that upload or list printed"),
     ("send them again with on_uncertain='resend', which", "begin another journal, which"),
     ("it is for base_url", "it is for this --base-url"),
+    ("check base_url, or pass ssl=", "check --base-url, or set SSL_CERT_FILE"),
+    ("check base_url, ssl= and connector=", "check --base-url"),
     ("heck base_url", "heck --base-url"),
+    ("which belong into headers=", "which have no place there"),
+    ("which belong into params=", "which have no place there"),
+    ("or retry more patiently (RetryPolicy)", "or try again later"),
+    (" (Timeouts.reply before its reply, .read within)", ""),
+    ("for longer than Timeouts.reply", "for too long"),
+    ("no connection within Timeouts.connect", "no connection in time"),
+    (" (Timeouts.write)", ""),
+    (" and NO_PROXY, or proxy=", " and NO_PROXY"),
+    ("upload from a path, from bytes or a seekable file, or pass spool=True", _AS_A_FILE),
+    (
+        "upload from a path, from bytes or from a seekable file, or pass spool=True",
+        _AS_A_FILE,
+    ),
+    (", or upload with spool=True", f"; the next time {_AS_A_FILE}"),
+    ("use stream() to write to pipes and devices", "use -o - to write to pipes and devices"),
     ("without after=, and pass max_items=", "without --after, and pass --max-items"),
 )
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -197,7 +215,7 @@ def complaint(name: str, error: FilesError) -> str:
 
 def failure_line(kind: str, name: str, error: FilesError, attempts: int) -> str:
     """Return what became of a file that came to nothing as one line of JSON."""
-    fields = {kind: name, "error": type(error).__name__, "message": str(error)}
+    fields = {kind: name, "error": type(error).__name__, "message": in_options(str(error))}
     return json.dumps({**fields, "attempts": attempts})
 
 
