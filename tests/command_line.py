@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import subprocess
+import termios
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -91,7 +92,7 @@ class CommandLine:
         *arguments: str,
         out: bool = True,
         term: str = "xterm-256color",
-        columns: int = 120,
+        columns: int | str = 120,
         encoding: str = "utf-8",
         types: str | None = None,
     ) -> Ran:
@@ -202,19 +203,24 @@ async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> 
 
 
 def in_terminal(
-    *arguments: str, types: str | None = None, raw: bool = False, **environment: str
+    *arguments: str,
+    types: str | None = None,
+    raw: bool = False,
+    columns: int = 100,
+    **environment: str,
 ) -> Ran:
     """Run a command in a pseudo-terminal; type when it asks, or interrupt it by default.
 
     With `raw` what it gets is returned as it is, with colours and cursor movements.
     """
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, columns))
     with subprocess.Popen(
         [*COMMAND, *arguments],
         stdin=follower,
         stdout=follower,
         stderr=follower,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "", **environment},
     ) as process:
         os.close(follower)
         shown = b""

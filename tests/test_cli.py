@@ -880,6 +880,26 @@ def test_a_terminal_of_no_width_is_printed_to_all_the_same(
         assert "Usage: aiofiles-api" in command.on_terminal("list", "--help", columns=columns).out
 
 
+@pytest.mark.parametrize(
+    "size", ["", "-5", "00", "05", "\u00b2", "\u0665\u0660", "99999999999", "a"]
+)
+def test_what_is_no_size_of_a_terminal_is_not_taken_for_one(
+    server: Server, command: CommandLine, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    file = server.put(b"1", "a")
+    monkeypatch.setenv("LINES", size)
+    ran = command.on_terminal("list", columns=size)
+    assert ran.status == 0
+    assert file.id in ran.out
+
+
+@pytest.mark.parametrize("columns", [1, 2, 9])
+def test_in_a_very_narrow_terminal_it_comes_to_an_end(columns: int) -> None:
+    ran = in_terminal("list", "--help", columns=columns)
+    assert ran.status == 0
+    assert "Usage" in ran.out
+
+
 def test_an_ascii_terminal_gets_ok_for_a_tick(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:

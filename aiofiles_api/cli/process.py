@@ -10,10 +10,12 @@ import asyncio
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from cyclopts import CycloptsError
@@ -34,9 +36,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2.0
 """Seconds for which a command may clean up undisturbed."""
 
-_NO_WIDTHS = frozenset(map(str, range(10)))
-"""Columns in which nothing can be shown: some programs set 0, for which rich prints nothing at all,
-and with the help in very few of them it never ends."""
+_FEWEST_COLUMNS = 10
+"""With the help in very few it never ends."""
+
+_SIZES = {"COLUMNS": "[1-9][0-9]{1,3}", "LINES": "[1-9][0-9]{0,3}"}
+"""What of these variables is a size. Some programs set 0, for which rich prints nothing at all; and
+it cannot read all that it takes for numbers."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -127,8 +132,24 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if os.environ.get("COLUMNS", "") in _NO_WIDTHS:
-        del os.environ["COLUMNS"]
+    _prepare_size()
+
+
+def _prepare_size() -> None:
+    """Have the terminal be of a size in which something can be shown."""
+    for name, form in _SIZES.items():
+        if not re.fullmatch(form, os.environ.get(name, "")):
+            os.environ.pop(name, None)
+    if "COLUMNS" not in os.environ and 0 < _columns() < _FEWEST_COLUMNS:
+        os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
+
+
+def _columns() -> int:
+    """Return how wide the terminal is, which may be at any of the streams; 0 if there is none."""
+    for descriptor in range(3):
+        with suppress(OSError):
+            return os.get_terminal_size(descriptor).columns
+    return 0
 
 
 def _whole(stream: TextIO) -> TextIO:
