@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import termios
+import time
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -111,7 +112,7 @@ class CommandLine:
             if types is not None:
                 leader, follower = os.openpty()
                 stack.callback(os.close, leader)
-                os.write(leader, types.encode())
+                os.write(leader, types.encode(errors="surrogateescape"))
                 patch.setattr(sys, "stdin", stack.enter_context(open(follower)))
             status = run(arguments)
         return Ran(status, screen.text if out else self.capsys.readouterr().out, screen.text)
@@ -204,12 +205,13 @@ async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> 
 
 def in_terminal(
     *arguments: str,
-    types: str | None = None,
+    types: str = "",
+    is_interrupted: bool = False,
     raw: bool = False,
     columns: int = 100,
     **environment: str,
 ) -> Ran:
-    """Run a command in a pseudo-terminal; type when it asks, or interrupt it by default.
+    """Run a command in a pseudo-terminal; type when it asks, then maybe interrupt it.
 
     With `raw` what it gets is returned as it is, with colours and cursor movements.
     """
@@ -225,10 +227,11 @@ def in_terminal(
         os.close(follower)
         shown = b""
         while chunk := _read(leader):
-            if b"[y/N]" in chunk and types is None:
-                process.send_signal(signal.SIGINT)
-            elif b"[y/N]" in chunk and types is not None:
+            if b"[y/N]" in chunk:
                 os.write(leader, types.encode())
+                if is_interrupted:
+                    time.sleep(0.3 if types else 0)  # until that was read
+                    process.send_signal(signal.SIGINT)
             shown += chunk
     os.close(leader)
     text = shown.decode()

@@ -587,7 +587,9 @@ def test_a_dry_run_deletes_nothing(server: Server, command: CommandLine, yes: li
     assert server.files() == [file]
 
 
-@pytest.mark.parametrize(("answer", "status"), [("Yes\n", 0), ("\n", 1), ("\x04", 1)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [("Yes\n", 0), ("\n", 1), ("\x04", 1), ("y\x04es\n", 0), ("\udcff\n", 1)]
+)
 def test_delete_asks_on_a_terminal(
     server: Server, command: CommandLine, answer: str, status: int
 ) -> None:
@@ -608,9 +610,18 @@ def test_delete_waits_for_an_answer(server: Server) -> None:
     assert server.files() == []
 
 
-def test_ctrl_c_is_an_answer_too(server: Server) -> None:
+def test_delete_asks_also_on_a_terminal_that_can_only_print_lines(server: Server) -> None:
     file = server.put(b"1", "a")
-    ran = in_terminal("delete", file.id)
+    ran = in_terminal("delete", file.id, types="n\n", TERM="dumb")
+    assert ran.status == 1
+    assert "Delete 1 file" in ran.out
+    assert ran.out.endswith("aiofiles-api: nothing was deleted\r\n")
+
+
+@pytest.mark.parametrize("typed", ["", "y\x04"])
+def test_ctrl_c_is_an_answer_too(server: Server, typed: str) -> None:
+    file = server.put(b"1", "a")
+    ran = in_terminal("delete", file.id, types=typed, is_interrupted=True)
     assert ran.status == 130
     assert ran.out.endswith("aiofiles-api: interrupted: nothing was deleted\r\n")
     assert server.files() == [file]

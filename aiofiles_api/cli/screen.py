@@ -196,16 +196,17 @@ class Screen:
     @property
     def can_ask(self) -> bool:
         """Whether somebody can read a question and answer it."""
-        return self._has_errors and sys.stdin.isatty()
+        return self._err.isatty() and sys.stdin.isatty()
 
     async def ask(self, lines: Iterable[str], question: str) -> bool:
         """Ask a question below some lines; only a yes is a yes."""
         listed = "".join(f"  {printable(line)}\n" for line in lines)
         _write(self._err, f"{listed}{question} [y/N] ")
-        # Ctrl-C can end this wait, but not a thread that reads.
-        await anyio.wait_readable(sys.stdin)
-        answer = await anyio.to_thread.run_sync(sys.stdin.readline)
-        return answer.strip().lower() in {"y", "yes"}
+        answer = b""
+        # Ctrl-D gives what was typed so far, and at the beginning of a line nothing: the end.
+        while not answer.endswith(b"\n") and (typed := await _typed()):
+            answer += typed
+        return answer.strip().lower() in {b"y", b"yes"}
 
     # --- how -----------------------------------------------------------------------------------
 
@@ -273,6 +274,13 @@ def _entry_line(entry: JournalEntry) -> str:
 
 def _tabbed(fields: Iterable[str]) -> str:
     return "\t".join(printable(field) or "-" for field in fields)
+
+
+async def _typed() -> bytes:
+    """Return what was typed since the last time."""
+    # Ctrl-C can end this wait, but not a thread that reads.
+    await anyio.wait_readable(sys.stdin)
+    return await anyio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1024)
 
 
 def _write(stream: TextIO, text: str) -> None:
