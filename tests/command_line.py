@@ -7,11 +7,12 @@ import io
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
+import sys
 import termios
 import time
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
@@ -116,6 +117,17 @@ class CommandLine:
                 patch.setattr(sys, "stdin", stack.enter_context(open(follower)))
             status = run(arguments)
         return Ran(status, screen.text if out else self.capsys.readouterr().out, screen.text)
+
+
+@contextmanager
+def files_limited_to(count: int) -> Iterator[None]:
+    """Let this process, and those that it starts, write no files that are longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @attrs.frozen

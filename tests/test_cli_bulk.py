@@ -16,7 +16,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND, CommandLine, Server, emulated, ended, scripted, started, until
+from command_line import (
+    COMMAND,
+    CommandLine,
+    Server,
+    emulated,
+    ended,
+    files_limited_to,
+    scripted,
+    started,
+    until,
+)
 from conftest import KEY, raw_server, reply, silence
 from hypothesis import given
 from hypothesis import strategies as st
@@ -797,6 +807,11 @@ def test_a_list_that_the_temporary_directory_cannot_hold_names_that(
     assert ran.status == 1
     assert ran.err.startswith(f"aiofiles-api: the temporary directory {tmp_path}/none cannot hold")
     assert "set TMPDIR" in ran.err
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with files_limited_to(0):
+        ran = command("upload", str(tmp_path / "a.jsonl"), "-p", "batch")
+    assert ran.status == 1
+    assert ran.err.startswith("aiofiles-api: this machine cannot hold the list of files: No usable")
 
 
 @pytest.mark.anyio

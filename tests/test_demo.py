@@ -15,7 +15,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from command_line import COMMAND, CommandLine, Server, emulated, ended, started, until
+from command_line import (
+    COMMAND,
+    CommandLine,
+    Server,
+    emulated,
+    ended,
+    files_limited_to,
+    started,
+    until,
+)
 from conftest import KEY
 
 from aiofiles_api.cli import embedded, memory
@@ -135,6 +144,19 @@ def test_it_refuses_to_begin_without_enough_space(
         f"aiofiles-api: the demo needs 815.0 MB of space, and {temporary} has 1.0 MB; "
     )
     assert is_left(temporary) == []
+
+
+def test_a_disk_that_takes_no_more_is_not_taken_for_standard_output(
+    command: CommandLine, temporary: Path
+) -> None:
+    with files_limited_to(1_500_000):
+        ran = command(*SMALL)
+    assert ran.status == 1
+    assert ran.err.splitlines()[-1] == (
+        "aiofiles-api: the temporary directory cannot be used: File too large;"
+        " set TMPDIR to another one"
+    )
+    assert is_left(temporary) == emulators() == []
 
 
 @pytest.mark.anyio

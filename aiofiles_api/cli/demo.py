@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import attrs
 from cyclopts import Parameter, validators
@@ -30,6 +30,8 @@ from aiofiles_api.cli.text import Result, Step, size
 from aiofiles_api.cli.thread import in_thread
 
 __all__ = ["demo"]
+
+T = TypeVar("T")
 
 _KB = 1000
 _MB = 1000 * _KB
@@ -249,7 +251,7 @@ class Tour:
         self._screen.heading("The sha256 of what came back, and of what was sent")
         with self._record.step("compare", files=len(self._samples), total=total):
             for sample in self._samples:
-                digest = await in_thread(partial(_digest, sample.copy))
+                digest = await _on_disk(partial(_digest, sample.copy))
                 if digest == sample.sha256:
                     await self._screen.result(Result((sample.name, f"sha256 {digest[:24]}…")))
                 else:
@@ -290,7 +292,7 @@ async def _directory(needed: int) -> AsyncIterator[str]:
     Raises:
         FilesError: There is not so much space.
     """
-    parent, free = await in_thread(_free_space)
+    parent, free = await _on_disk(_free_space)
     if free < needed + _SPARE:
         raise FilesError(
             f"the demo needs {size(needed + _SPARE)} of space, and {parent} has {size(free)};"
@@ -324,15 +326,29 @@ async def _make(path: str, length: int, sink: ProgressSink | None) -> Sample:
     digest = hashlib.sha256()
     for start in range(0, length, _BLOCK):
         block = min(_BLOCK, length - start)
-        await in_thread(partial(_append, path, block, digest))
+        await _on_disk(partial(_append, path, block, digest))
         if sink is not None:
             sink(Progress(start + block, length, 1))
     return Sample(path, length, digest.hexdigest())
 
 
+async def _on_disk(work: Callable[[], T]) -> T:
+    """Do something with our own files in a thread.
+
+    Raises:
+        FilesError: They cannot be written or read: no OSError, which would be told of our output.
+    """
+    try:
+        return await in_thread(work)
+    except OSError as error:
+        raise FilesError(
+            f"the temporary directory cannot be used: {error.strerror}; set TMPDIR to another one"
+        ) from error
+
+
 def _append(path: str, count: int, digest: hashlib._Hash) -> None:
     block = os.urandom(count)
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab") as file:  # whose buffer writes what a raw file leaves over
         file.write(block)
     digest.update(block)
 

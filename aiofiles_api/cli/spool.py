@@ -71,9 +71,16 @@ def _named() -> Iterator[None]:
         yield
     except OSError as error:
         raise FilesError(
-            f"the temporary directory {gettempdir()} cannot hold the list of files:"
-            f" {error.strerror}; set TMPDIR to a directory with more space"
+            f"{_directory()} cannot hold the list of files: {error.strerror};"
+            " set TMPDIR to a directory with more space"
         ) from error
+
+
+def _directory() -> str:
+    try:
+        return f"the temporary directory {gettempdir()}"
+    except OSError:  # there is none that one can write to
+        return "this machine"
 
 
 async def batches(values: Iterable[T]) -> AsyncGenerator[list[T], None]:
