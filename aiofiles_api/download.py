@@ -178,6 +178,11 @@ class _Transfer:
                     self._meter.begin(content.total, attempt=attempt, done=done)
                 self._meter.advance(len(chunk))
                 await self._batch.add(chunk)
+        except APIError:
+            made = earlier + content.attempts
+            if made != attempt:  # the last ones have brought nothing, and count all the same
+                self._meter.begin(content.total, attempt=made, done=content.position)
+            raise
         finally:
             self.attempts = earlier + content.attempts
             await content.aclose()

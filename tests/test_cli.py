@@ -31,7 +31,7 @@ from command_line import (
     started,
     until,
 )
-from conftest import KEY, NO_RETRIES, RawRequest, raw_server, reply, silence
+from conftest import KEY, NO_RETRIES, RawRequest, Script, raw_server, reply, silence
 from multidict import CIMultiDict, CIMultiDictProxy
 from rich.cells import cell_len
 from yarl import URL
@@ -475,6 +475,23 @@ def test_download_takes_a_path_for_a_single_file(
     assert f"✓ {file.id}  {path}  7 B" in ran.out
 
 
+@pytest.mark.parametrize("output", ["a", "dir/"])
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [(reply("content", headers={"Content-Type": "x/y"}), 0), (reply("{}", status="410 Gone"), 1)],
+)
+def test_download_tells_how_many_attempts_were_made(
+    command: CommandLine, tmp_path: Path, output: str, last: Script, status: int
+) -> None:
+    file = {"id": "x", "bytes": 7, "created_at": 1, "filename": "a", "purpose": "batch"}
+    overloaded = reply("{}", status="503 Service Unavailable", headers={"Retry-After": "0"})
+    with scripted(reply(json.dumps(file)), overloaded, last) as base_url:
+        options = ("--json", "--base-url", base_url, "--api-key", KEY)
+        ran = command("download", "x", "-o", f"{tmp_path}/{output}", *options)
+    assert ran.status == status
+    assert json.loads(ran.out)["attempts"] == 2
+
+
 def test_download_replaces_a_file_unless_told_not_to(
     server: Server, command: CommandLine, tmp_path: Path
 ) -> None:
@@ -511,6 +528,17 @@ def test_download_writes_to_standard_output(
     assert shown == content
     told = f"{file.id}: the content's sha256 is {digest}, not {'0' * 64}"
     assert (told in complaint) == (expected == "wrong")
+
+
+def test_a_directory_may_be_called_like_standard_output(
+    server: Server, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = server.put(b"content", "a")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").mkdir()
+    assert command.to_bytes("download", file.id, "-o", "-") == (b"content", "")
+    assert command("download", file.id, "-o", "-/").status == 0
+    assert (tmp_path / "-" / "a").read_bytes() == b"content"
 
 
 def test_content_on_standard_output_leaves_standard_error_for_the_bar(
@@ -1020,6 +1048,18 @@ def test_closed_streams_do_no_harm(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 0
     (file,) = server.files()
     assert server.read(file.id) == b"1"
+
+
+def test_content_is_not_written_to_a_standard_output_that_is_closed(server: Server) -> None:
+    file = server.put(b"content", "a")
+    ran = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *COMMAND, "download", file.id, "-o", "-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("aiofiles-api: standard output is closed")
 
 
 @pytest.mark.parametrize("library", ["rich", "cyclopts"])

@@ -521,6 +521,17 @@ async def test_the_progress_of_nothing_is_that_of_one_attempt(
     assert seen[-1] == Progress(0, 0, 1)
 
 
+async def test_the_progress_tells_of_attempts_that_bring_nothing(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    async with (
+        raw_server(reply("{}", status="503 Service Unavailable")) as raw,
+        client_of(raw, retry=QUICK_RETRIES) as files,
+    ):
+        with pytest.raises(InternalServerError):
+            await files.download("file-1", tmp_path / "copy", progress=seen.append)
+    assert seen == [Progress(0, None, QUICK_RETRIES.attempts)]
+
+
 async def test_a_stream_is_read_within_its_context_alone(server: Emulator) -> None:
     async with (
         nothing_leaks(),

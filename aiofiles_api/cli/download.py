@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Annotated, TypeAlias
@@ -90,7 +91,7 @@ async def download(
     ids = list(dict.fromkeys(ids or ()))
     selection = Selection(purpose, filename, newer_than, older_than)
     selection.check(ids, is_all=all_)
-    is_directory = output.endswith(os.sep) or await anyio.Path(output).is_dir()
+    is_directory = output.endswith(os.sep) or (output != "-" and await anyio.Path(output).is_dir())
     if not is_directory or sha256 is not None:
         _check_single(ids, output, sha256, None if is_directory else journal, as_json=as_json)
     screen = Screen(as_json=as_json, has_content=output == "-")
@@ -142,6 +143,8 @@ def _check_single(
     shown = printable(output)
     if output == "-" and as_json:
         raise CycloptsError(msg="--json and the content cannot both go to standard output")
+    if output == "-" and sys.__stdout__ is None:
+        raise CycloptsError(msg="standard output is closed, so the content cannot go there")
     if len(ids) == 1:
         if journal is not None:
             raise CycloptsError(msg=f"--journal is for directories; write {shown}{os.sep}")
@@ -166,12 +169,25 @@ async def _single(
 ) -> AsyncGenerator[Outcome[DownloadItem, DownloadedFile], None]:
     """Yield the outcome of the one item there is, if it was found."""
     for item in items:
+        sink = _Sink(partial(progress, item))
         try:
-            done = await fetch(item, partial(progress, item))
+            done = await fetch(item, sink)
         except FilesError as error:
-            yield Outcome(item, None, error, 1)
+            yield Outcome(item, None, error, sink.attempt)
         else:
-            yield Outcome(item, done, None, 1)
+            yield Outcome(item, done, None, done.attempts if done else 1)
+
+
+class _Sink:
+    """Passes progress on, and keeps the number of the attempt, which an error does not say."""
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self.attempt = 0
+        self._sink = sink
+
+    def __call__(self, progress: Progress) -> None:
+        self.attempt = progress.attempt
+        self._sink(progress)
 
 
 async def _fetch(
