@@ -428,6 +428,14 @@ def test_numbers_that_json_cannot_say_are_null(command: CommandLine) -> None:
     assert (shown["a"], shown["b"]) == (None, {"c": [None, 1.5]})
 
 
+def test_fields_that_are_nested_deeply_are_written_as_they_are(command: CommandLine) -> None:
+    deep = '{"a": ' * 400 + "1" + "}" * 400
+    fields = '"id": "x", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "evals"'
+    with scripted(reply(f'{{{fields}, "deep": {deep}}}')) as base_url:
+        ran = command("info", "x", "--json", "--base-url", base_url, "--api-key", KEY)
+    assert deep in ran.out
+
+
 # --- download ------------------------------------------------------------------------------------
 
 
@@ -708,6 +716,7 @@ def test_delete_does_not_fail_where_there_is_nothing_to_delete(
         "download a b --output -",
         "download a b --output no-such-directory",
         "download a --output - --json",
+        "download a --output=",
         "serve --port 65536",
         "serve --data-dir=",
         "demo --size-mb 0",

@@ -32,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from aiofiles_api import FileObject, Progress, read_journal
+from aiofiles_api import FileObject, FilesError, Progress, read_journal
 from aiofiles_api.__main__ import main
 from aiofiles_api.cli.bars import Flight
 from aiofiles_api.cli.concurrently import concurrently
@@ -41,7 +41,7 @@ from aiofiles_api.cli.preflight import CHECKS, Check, LineCheck, problem_of
 from aiofiles_api.cli.selection import Selection
 from aiofiles_api.cli.spool import Spool, batches
 from aiofiles_api.cli.standard_input import Content
-from aiofiles_api.cli.text import printable
+from aiofiles_api.cli.text import json_line, printable
 
 MIB = 1024 * 1024
 
@@ -89,6 +89,19 @@ def test_directories_are_gone_through_in_order(tmp_path: Path) -> None:
     found, gathering = gathered(str(tmp_path), recursive=True)
     assert found == sorted(str(tmp_path / name) for name in below)
     assert gathering.bytes == 3 * len(below)
+    assert gathering.problems == []
+
+
+def test_directories_may_be_deeper_than_the_stack(tmp_path: Path) -> None:
+    below = "d/" * sys.getrecursionlimit()
+    try:
+        subprocess.run(["mkdir", "-p", str(tmp_path / below)], check=True)
+        write(tmp_path / below / "f")
+        found, gathering = gathered(str(tmp_path), recursive=True)
+    finally:
+        # Where that is done by recursion, as by older versions of shutil, it is too deep as well.
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+    assert found == [f"{tmp_path}/{below}f"]
     assert gathering.problems == []
 
 
@@ -796,6 +809,17 @@ def test_a_spool_gives_back_what_was_put_in_as_often_as_asked(values: list[bytes
             spool.append(value)
         assert list(spool) == list(spool) == values
         assert spool.count == len(values)
+
+
+def test_what_is_nested_too_deeply_is_told_and_no_traceback() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    file = FileObject("x", 1, 1, "f", "batch", extra=deep)
+    with pytest.raises(FilesError, match="too deeply to be written"):
+        json_line(file)
+    with Spool[FileObject]() as spool, pytest.raises(FilesError, match="too deeply to be kept"):
+        spool.append(file)
 
 
 def test_a_list_that_the_temporary_directory_cannot_hold_names_that(

@@ -91,6 +91,8 @@ async def download(
     ids = list(dict.fromkeys(ids or ()))
     selection = Selection(purpose, filename, newer_than, older_than)
     selection.check(ids, is_all=all_)
+    if not output:
+        raise CycloptsError(msg="--output is empty; give a path, or leave it out")
     is_directory = output.endswith(os.sep) or (output != "-" and await anyio.Path(output).is_dir())
     if not is_directory or sha256 is not None:
         _check_single(ids, output, sha256, None if is_directory else journal, as_json=as_json)

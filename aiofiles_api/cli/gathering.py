@@ -135,42 +135,57 @@ class Gathering:
 
     def _enter(self, path: str, info: os.stat_result) -> Iterator[None]:
         if self._wanted.recursive:
-            yield from self._walk(path, "", info)
+            yield from self._walk(path, info)
         else:
             self._complain(path, "it is a directory; pass --recursive for the files in it")
 
-    def _walk(self, root: str, below: str, info: os.stat_result) -> Iterator[None]:
+    def _walk(self, root: str, info: os.stat_result) -> Iterator[None]:
+        """Look at the files of a directory and of all below it, in the order of their names."""
+        # Not by recursion, for directories may be deeper than Python's stack.
+        entered = [self._names_in(root, "", info)]
+        while entered:
+            below = next(entered[-1], None)
+            if below is None:
+                entered.pop()
+                continue
+            inner = yield from self._visit(root, below)
+            if inner is not None:
+                entered.append(self._names_in(root, below, inner))
+            yield
+
+    def _names_in(self, root: str, below: str, info: os.stat_result) -> Iterator[str]:
+        """Return the paths in a directory, below the root."""
         # Each directory but once: a symbolic link may lead back to where we come from.
         identity = (info.st_dev, info.st_ino)
         if identity in self._entered:
-            return
+            return iter(())
         self._entered.add(identity)
         directory = os.path.join(root, below)
         try:
             names = sorted(os.listdir(directory))
         except OSError as error:
             self._complain(directory, f"it cannot be read: {_reason(error)}")
-            return
-        for name in names:
-            yield from self._visit(root, os.path.join(below, name))
-            yield
+            return iter(())
+        return (os.path.join(below, name) for name in names)
 
-    def _visit(self, root: str, below: str) -> Iterator[None]:
+    def _visit(self, root: str, below: str) -> Generator[None, None, os.stat_result | None]:
+        """Look at a path below the root, and return what is known of a directory to enter."""
         path = os.path.join(root, below)
         if _fits(below, self._wanted.exclude):
-            return
+            return None
         try:
             info = os.stat(path)
         except OSError as error:
             self._complain(path, f"it cannot be read: {_reason(error)}")
-            return
+            return None
         if stat.S_ISDIR(info.st_mode):
-            if not _fits(below, (one[:-1] for one in self._wanted.exclude if one.endswith("/"))):
-                yield from self._walk(root, below, info)
-        elif stat.S_ISREG(info.st_mode) and (
+            is_left_out = _fits(below, (it[:-1] for it in self._wanted.exclude if it.endswith("/")))
+            return None if is_left_out else info
+        if stat.S_ISREG(info.st_mode) and (
             not self._wanted.include or _fits(below, self._wanted.include)
         ):
             yield from self._look_at(path, info)
+        return None
 
     def _look_at(self, path: str, info: os.stat_result) -> Iterator[None]:
         if self._own and os.path.realpath(path) in self._own:

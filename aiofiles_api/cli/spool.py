@@ -39,10 +39,13 @@ class Spool(Generic[T]):
         """Put a value at the end.
 
         Raises:
-            FilesError: There is no space for it.
+            FilesError: There is no space for it, or it is nested more deeply than Python can keep.
         """
-        with _named():
-            pickle.dump(value, self._file)
+        try:
+            with _named():
+                pickle.dump(value, self._file)
+        except RecursionError as error:
+            raise FilesError("what the server sent is nested too deeply to be kept") from error
         self.count += 1
 
     def __iter__(self) -> Iterator[T]:

@@ -174,12 +174,24 @@ def entry_fields(entry: JournalEntry) -> tuple[str, ...]:
 
 
 def json_line(value: attrs.AttrsInstance, **more: object) -> str:
-    """Return a value of the API as one line of JSON, in ASCII: safe in every terminal and pipe."""
-    fields = attrs.asdict(value)
+    """Return a value of the API as one line of JSON, in ASCII: safe in every terminal and pipe.
+
+    Raises:
+        FilesError: It is nested more deeply than Python can write it.
+    """
+    # What else the server sent is JSON already, and may be nested deeply.
+    fields = attrs.asdict(value, recurse=False)
     extra = fields.pop("extra", None)
     if isinstance(extra, Mapping):
         fields = {**extra, **fields}
     fields |= more
+    try:
+        return _dumped(fields)
+    except RecursionError as error:
+        raise FilesError("what the server sent is nested too deeply to be written") from error
+
+
+def _dumped(fields: Mapping[str, object]) -> str:
     try:
         return json.dumps(fields, default=str, allow_nan=False)
     except ValueError:
