@@ -798,8 +798,8 @@ def test_a_pipe_is_no_place_for_a_download_but_standard_output_may_be_one(
             "no connection in time; check --base-url and the network",
         ),
         (
-            aiohttp.ClientHttpProxyError(NO_REQUEST, ()),
-            "the proxy refused the connection; check HTTPS_PROXY and NO_PROXY",
+            aiohttp.ClientHttpProxyError(NO_REQUEST, (), status=407),
+            "the proxy refused the connection with status 407; check HTTPS_PROXY and NO_PROXY",
         ),
         (
             aiohttp.ClientConnectorCertificateError(NO_HOST, ValueError("expired")),

@@ -46,7 +46,10 @@ _IN_OPTIONS = (
     ("send them again with on_uncertain='resend', which", "begin another journal, which"),
     ("it is for base_url", "it is for this --base-url"),
     ("check base_url, or pass ssl=", "check --base-url, or set SSL_CERT_FILE"),
-    ("check base_url, ssl= and connector=", "check --base-url"),
+    (
+        "check base_url, and ssl=, connector= and trace_configs= where they are yours",
+        "check --base-url",
+    ),
     ("heck base_url", "heck --base-url"),
     ("which belong into headers=", "which have no place there"),
     ("which belong into params=", "which have no place there"),
