@@ -793,8 +793,10 @@ async def main():
     threads.close()
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
 asyncio.run(main())
+resource.setrlimit(resource.RLIMIT_FSIZE, before)  # what measures coverage writes at the end
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, str(tmp_path)],
