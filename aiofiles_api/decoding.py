@@ -53,10 +53,11 @@ def decode(text: bytes) -> Any:  # JSON may be anything
         ValueError: It is none, or nested too deeply.
     """
     try:
-        with suppress(ValueError):
+        try:
             return _loads(text)
-        # orjson knows no half of a surrogate pair, which servers in Python send in a file's name.
-        return json.loads(text)
+        except ValueError:
+            # orjson knows no half of a surrogate pair, which servers in Python send in a name.
+            return json.loads(text)
     except RecursionError:  # from thousands of brackets
         msg = "nested too deeply"
         raise ValueError(msg) from None

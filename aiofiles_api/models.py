@@ -242,6 +242,8 @@ def structure(payload: object, model: type[Model]) -> Model:
     if not isinstance(payload, dict):
         msg = f"expected a JSON object for a {model.__name__}, not a {type(payload).__name__}"
         raise APIResponseError(msg)
+    if model is FileObject and (file := _file_as_described(payload)) is not None:
+        return file  # type: ignore[return-value]  # that is the model
     try:
         return _converter().structure(payload, model)
     except KeyError as error:
@@ -250,6 +252,21 @@ def structure(payload: object, model: type[Model]) -> Model:
     except (ValueError, OverflowError) as error:
         msg = f"a {model.__name__} with a field that cannot be read: {error}"
         raise APIResponseError(msg) from error
+
+
+def _file_as_described(payload: Mapping[str, object]) -> FileObject | None:
+    """Return a file at once, if it is one just as the API describes it."""
+    fields = {**_OPTIONAL, **payload}
+    try:
+        values = _fields_of(fields)
+    except KeyError:
+        return None
+    if tuple(map(type, values)) not in _KINDS or len(fields) != len(_FILE_FIELDS) or "" in values:
+        return None
+    fields["extra"] = {}
+    file = object.__new__(FileObject)
+    object.__setattr__(file, "__dict__", fields)
+    return file
 
 
 def structure_files(payloads: Sequence[object]) -> Iterator[FileObject]:
@@ -373,6 +390,14 @@ _OPTIONAL: Mapping[str, object] = {
 _fields_of: Callable[[Any], tuple[object, ...]] = itemgetter(
     *(field.name for field in attrs.fields(FileObject)[:-1])
 )
+
+_KINDS = frozenset(
+    (str, int, int, str, str, str, status, details, expiry)
+    for status in (str, NoneType)
+    for details in (str, NoneType)
+    for expiry in (int, NoneType)
+)
+"""Of which types the values of those fields are."""
 
 
 @cache

@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -115,7 +115,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._claimed: dict[str, None] = {}
-        self._awaiting: Counter[Kind] = Counter()
+        self._awaiting: defaultdict[Kind, int] = defaultdict(int)
         self._drained: dict[Kind, asyncio.Event] = {}
         self._looks: dict[Kind, asyncio.Event] = {}
         self.newest = 0

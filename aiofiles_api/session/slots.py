@@ -71,8 +71,13 @@ class Slots:
         if beside is not None:
             # Not behind those of the endpoint, the first of whom waits for a slot.
             return await self._wait_for_both(endpoint, beside)
+        turn = self._turns[endpoint]
+        is_free = not turn.locked() and not self._slots.locked()
+        if is_free and not self._pacing.take_turn(endpoint, now=time.monotonic()):
+            await self._slots.acquire()  # at once
+            return self._slots
         # First come, first served; and only the first one waits for the time.
-        async with self._turns[endpoint]:
+        async with turn:
             return await self._wait_for_both(endpoint, self._slots)
 
     async def _wait_for_both(self, endpoint: str, slots: asyncio.Semaphore) -> asyncio.Semaphore:
