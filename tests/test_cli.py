@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -1075,6 +1077,7 @@ def test_content_is_not_written_to_a_standard_output_that_is_closed(server: Serv
 def test_without_its_extra_it_says_what_to_install(library: str) -> None:
     program = f"""
 import sys
+import termios
 sys.modules[{library!r}] = None
 from aiofiles_api.__main__ import main
 sys.exit(main())
@@ -1129,6 +1132,41 @@ async def test_ctrl_c_leaves_nothing_of_a_download(tmp_path: Path) -> None:
     assert (ran.status, ran.out) == (130, "")
     assert ran.err == "aiofiles-api: interrupted: 0 of 2 files downloaded\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def in_pipe(descriptor: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_one_signal_ends_a_download_whose_reader_pauses(number: signal.Signals) -> None:
+    file = {"id": "x", "bytes": 5_000_000, "created_at": 1, "filename": "f", "purpose": "batch"}
+    reading, writing = os.pipe()
+    try:
+        async with (
+            raw_server(reply(json.dumps(file)), begun_content) as raw,
+            started(
+                *COMMAND,
+                "download",
+                "x",
+                "--output=-",
+                stdout=writing,
+                OPENAI_BASE_URL=raw.base_url,
+                OPENAI_API_KEY=KEY,
+            ) as child,
+        ):
+            await until(lambda: in_pipe(reading) > 61_440)  # of 16 pages, each partly filled
+            child.send_signal(number)
+            _, err = await child.communicate()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (child.returncode, err) == (
+        128 + number,
+        b"aiofiles-api: interrupted: 0 of 1 file downloaded\n",
+    )
 
 
 @pytest.mark.anyio

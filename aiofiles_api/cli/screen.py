@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
 import anyio
 
 from aiofiles_api import FileObject, JournalEntry, Progress, ProgressSink
+from aiofiles_api.cli.outlet import Outlet
 from aiofiles_api.cli.text import (
     Result,
     Step,
@@ -78,6 +79,7 @@ class Screen:
         self._is_pretty = self._has_output and not as_json
         # A bar below content would be drawn over its last lines.
         self._can_draw = not has_content if self._has_output else self._has_errors
+        self._outlet = Outlet(self._out)
         self._turn = anyio.CapacityLimiter(1)
 
     # --- results -------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Screen:
 
     async def content(self, chunk: bytes) -> None:
         """Write a piece of a file's content as it is."""
-        await self._in_thread(partial(_write_bytes, self._out, chunk))
+        await self._outlet.write(chunk)
 
     def heading(self, line: str) -> None:
         """Print a line that begins something new."""
@@ -286,8 +288,3 @@ async def _typed() -> bytes:
 def _write(stream: TextIO, text: str) -> None:
     stream.write(text)
     stream.flush()
-
-
-def _write_bytes(stream: TextIO, chunk: bytes) -> None:
-    stream.buffer.write(chunk)
-    stream.buffer.flush()
