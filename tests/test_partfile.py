@@ -914,6 +914,22 @@ async def test_small_content_of_a_wrong_digest_leaves_nothing(
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+async def test_what_was_wrong_may_come_again_and_be_right(
+    threads: Threads, tmp_path: Path, size: int
+) -> None:
+    part = part_file(tmp_path / "a", threads, sha256=hashlib.sha256(CONTENT).hexdigest())
+    await part.prepare()
+    with pytest.raises(IntegrityError):
+        await part.commit([CONTENT[::-1]])
+    await part.restart()
+    for start in range(0, len(CONTENT) - size, size):
+        await part.append([CONTENT[start : start + size]])
+    await part.commit([CONTENT[-size:]])
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert names(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("release", ["5.19.17", "6.0", "23.1.0-rc1", "?"])
 @pytest.mark.parametrize("lacks", ["nothing", "O_TMPFILE", "/proc"])
 def test_files_without_a_name_are_those_of_a_linux_that_heeds_the_umask(

@@ -313,14 +313,17 @@ class PartFile:
             self._descriptor = self._open_here(partial(open_nameless, directory))
         if self._descriptor is None:
             return False
-        descriptor = self._write(chunks)
-        self._check_digest()
-        with OsErrors(self.path):
-            if self._durable:
-                os.fsync(descriptor)
-            with self._directories.synced(directory):
-                is_named = self._open_here(partial(give_name, descriptor, self._target))
-            self._close()
+        try:
+            descriptor = self._write(chunks)
+            self._check_digest()
+            with OsErrors(self.path):
+                if self._durable:
+                    os.fsync(descriptor)
+                with self._directories.synced(directory):
+                    is_named = self._open_here(partial(give_name, descriptor, self._target))
+        finally:
+            with OsErrors(self.path):
+                self._close()  # without a name it is gone
         if is_named:
             self._directories.keep()
         else:
