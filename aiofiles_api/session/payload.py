@@ -16,7 +16,7 @@ from aiofiles_api.errors import FilesError
 from aiofiles_api.sendfile import FileSender, Span, takes_files
 from aiofiles_api.session.turn import Turn
 from aiofiles_api.sources import Buffer
-from aiofiles_api.stalls import Movement, StallWatch
+from aiofiles_api.stalls import Movement, StallWatch, time_to_look
 from aiofiles_api.threads import Threads, settle
 
 __all__ = ["SILENT", "Body", "OpenBody", "Payload"]
@@ -131,14 +131,15 @@ class Payload(aiohttp.Payload):
     def _give_up_later(
         self, writer: AbstractStreamWriter, movement: Movement | None, limit: float
     ) -> None:
+        delay = limit if movement is None else time_to_look(limit)
         loop = asyncio.get_running_loop()
-        self._giving_up = loop.call_later(limit, self._give_up, writer, movement, limit)
+        self._giving_up = loop.call_later(delay, self._give_up, writer, movement, limit)
 
     def _give_up(
         self, writer: AbstractStreamWriter, movement: Movement | None, limit: float
     ) -> None:
-        if movement is not None and movement.silence(0) == 0:
-            # Sent was what the kernel took: megabytes, which leave it in minutes on a slow line.
+        if movement is not None and movement.silence(0) < limit:
+            # The kernel may have taken megabytes, which leave it in minutes on a slow line.
             self._give_up_later(writer, movement, limit)
             return
         self._is_unanswered = True
