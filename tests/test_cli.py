@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from command_line import (
@@ -47,7 +48,8 @@ from aiofiles_api import (
     __version__,
 )
 from aiofiles_api.__main__ import main
-from aiofiles_api.cli import app, process, run
+from aiofiles_api.cli import app, outlet, process, run
+from aiofiles_api.cli.outlet import Outlet
 from aiofiles_api.cli.text import in_options, moment, one_line, printable, size, span
 from aiofiles_api.emulator import Emulator
 from aiofiles_api.session.failures import DripsError, raise_ours
@@ -1167,6 +1169,70 @@ async def test_one_signal_ends_a_download_whose_reader_pauses(number: signal.Sig
         128 + number,
         b"aiofiles-api: interrupted: 0 of 1 file downloaded\n",
     )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("style", [(), ("--json",)])
+async def test_one_signal_ends_a_listing_whose_reader_pauses(style: tuple[str, ...]) -> None:
+    names = [f"{number:04}-{'n' * 100}" for number in range(1000)]
+    files = [
+        {"id": f"file-{name}", "bytes": 1, "created_at": 1, "filename": name, "purpose": "batch"}
+        for name in names
+    ]
+    page = {"object": "list", "data": files, "has_more": False}
+    reading, writing = os.pipe()
+    try:
+        async with (
+            raw_server(reply(json.dumps(page))) as raw,
+            started(
+                *COMMAND,
+                "list",
+                *style,
+                stdout=writing,
+                OPENAI_BASE_URL=raw.base_url,
+                OPENAI_API_KEY=KEY,
+            ) as child,
+        ):
+            await until(lambda: in_pipe(reading) > 61_440)
+            child.send_signal(signal.SIGINT)
+            _, err = await child.communicate()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert child.returncode == 130
+    assert err.startswith(b"aiofiles-api: interrupted: ")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_pauses_gets_all_of_it() -> None:
+    reading, writing = os.pipe()
+    content = bytes(range(256)) * 4096  # sixteen times what a pipe holds
+    with open(reading, "rb") as reader, open(writing, "w", encoding="utf-8") as writer:
+        task = asyncio.create_task(Outlet(writer).write(content))
+        await until(lambda: in_pipe(reading) > 61_440)
+        await asyncio.sleep(0.25)  # longer than the writer waits at a time
+        taken = await anyio.to_thread.run_sync(reader.read, len(content))
+        await task
+    assert taken == content
+
+
+@pytest.mark.anyio
+async def test_what_its_reader_takes_is_written_though_the_command_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlet, "_LOOK", 5000)  # the reader's thread may start late
+    reading, writing = os.pipe()
+    content = bytes(range(256)) * 4096
+    with open(reading, "rb") as reader, open(writing, "w", encoding="utf-8") as writer:
+        task = asyncio.create_task(Outlet(writer).write(content))
+        await until(lambda: in_pipe(reading) > 61_440)
+        task.cancel()
+        await asyncio.sleep(0)
+        taken = await anyio.to_thread.run_sync(reader.read, len(content))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert taken == content
 
 
 @pytest.mark.anyio

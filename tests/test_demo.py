@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 from command_line import (
     COMMAND,
@@ -397,4 +398,16 @@ async def test_work_in_a_thread_is_waited_for_even_when_it_is_cancelled() -> Non
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert ended_at_last == [True]
+
+
+@pytest.mark.anyio
+async def test_work_in_a_thread_is_waited_for_by_a_scope_that_cancels_again_and_again() -> None:
+    may_end = threading.Event()
+    ended_at_last: list[bool] = []
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_later(0.05, scope.cancel)
+        asyncio.get_running_loop().call_later(0.1, may_end.set)
+        await in_thread(lambda: ended_at_last.append(may_end.wait(10)))
+    assert scope.cancelled_caught
     assert ended_at_last == [True]

@@ -20,7 +20,7 @@ _LOOK = 100
 
 
 class Outlet:
-    """Writes bytes in a thread; a cancellation ends it even while a reader, like a pager, pauses.
+    """Writes in a thread; a cancellation ends it even while a reader, like a pager, pauses.
 
     Args:
         stream: Where to write, past its own buffers.
@@ -31,8 +31,11 @@ class Outlet:
         self._turn = anyio.Lock()
         self._is_given_up = False
 
-    async def write(self, content: bytes) -> None:
-        """Write all of it.
+    async def write(self, content: bytes | str) -> None:
+        """Write all of it; once cancelled, what a reader takes without a pause.
+
+        Args:
+            content: Bytes, or text in the encoding of the stream.
 
         Raises:
             OSError: It cannot be written.
@@ -43,20 +46,28 @@ class Outlet:
     def _give_up(self) -> None:
         self._is_given_up = True
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: bytes | str) -> None:
         pipe = self._open_pipe()
         if pipe is None:
-            self._stream.buffer.write(content)
-            self._stream.buffer.flush()
+            if isinstance(content, str):
+                self._stream.write(content)
+            else:
+                self._stream.buffer.write(content)
+            self._stream.flush()
             return
+        if isinstance(content, str):
+            content = content.encode(self._stream.encoding, self._stream.errors or "strict")
         try:
             poller = select.poll()
             poller.register(pipe, select.POLLOUT)
             left = memoryview(content)
-            while left and not self._is_given_up:
+            while left:
+                is_last_look = self._is_given_up
                 if poller.poll(_LOOK):
                     with suppress(BlockingIOError):
                         left = left[os.write(pipe, left) :]
+                elif is_last_look:
+                    break
         finally:
             os.close(pipe)
 

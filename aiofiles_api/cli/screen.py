@@ -232,10 +232,10 @@ class Screen:
         if self._has_output:
             await self._in_thread(partial(self._output.print_plain, text))
         else:
-            await self._in_thread(partial(_write, self._out, text))
+            await self._outlet.write(text)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        # A reader that pauses, as a pager does, must not hold the event loop.
+        # A terminal that pauses, as by Ctrl-S, must not hold the event loop.
         await anyio.to_thread.run_sync(work, limiter=self._turn)
 
 

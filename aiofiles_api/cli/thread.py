@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+import anyio
+
 __all__ = ["in_thread"]
 
 T = TypeVar("T")
@@ -27,6 +29,8 @@ async def in_thread(work: Callable[[], T], *, interrupt: Callable[[], object] | 
     except asyncio.CancelledError:
         if interrupt is not None:
             interrupt()
-        await asyncio.wait((future,))
+        # A scope of anyio's, unlike asyncio, cancels again and again.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((future,))
         future.exception()  # seen: the loop need not complain that nobody looked
         raise
